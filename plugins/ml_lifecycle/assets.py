@@ -1,0 +1,37 @@
+"""The assets through which the DAGs start each other, and the small event that travels on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from airflow.sdk import Asset
+from pydantic import BaseModel, ConfigDict, Field
+
+RETRAIN_REQUEST = Asset(name="retrain_request", uri="ml-lifecycle://retrain_request")
+CANDIDATE_MODEL = Asset(name="candidate_model", uri="ml-lifecycle://candidate_model")
+CHAMPION_MODEL = Asset(name="champion_model", uri="ml-lifecycle://champion_model")
+LIVE_MODEL = Asset(name="live_model", uri="ml-lifecycle://live_model")
+
+
+class ModelEvent(BaseModel):
+    """What an asset event says of a model version; its JSON is the event's `extra`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    model: str
+    version: str
+    run_id: str = Field(default="", description="MLflow run")
+    storage_uri: str = Field(default="", description="serving files; empty before promotion")
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+
+def newest_per_model(extras: Iterable[Mapping[str, Any]]) -> list[ModelEvent]:
+    """One event for each model: several events may reach one run, and only the newest version matters."""
+    newest: dict[str, ModelEvent] = {}
+    for extra in extras:
+        event = ModelEvent.model_validate(extra)
+        known = newest.get(event.model)
+        if known is None or int(event.version) >= int(known.version):
+            newest[event.model] = event
+    return list(newest.values())

@@ -1,0 +1,15 @@
+"""The root of the package's own errors; each domain derives its own in its `exceptions.py`."""
+
+from __future__ import annotations
+
+
+class LifecycleError(Exception):
+    """Something this package refuses or cannot do; the message names the thing, the value and the remedy."""
+
+
+class SettingsError(LifecycleError):
+    """A setting or a param is unknown or impossible; nothing has been created."""
+
+
+class ResourceMissingError(LifecycleError):
+    """A file of the package (template, job) is not where any installation puts it."""

@@ -1,0 +1,286 @@
+"""All settings of a model, as one frozen and validated object.
+
+They stand in the Airflow Variable `ml_lifecycle`: `{"defaults": {...}, "models": {"<name>": {...}}}`. A model's
+settings are the defaults, overlaid by its own, overlaid by the params of one run. Pure: reading the Variable
+is `settings_variable.py`'s.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ml_lifecycle.exceptions import SettingsError
+
+MODEL_NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
+
+
+def _model_name(name: str) -> str:
+    if not MODEL_NAME.fullmatch(name):
+        raise ValueError(
+            "must start with a letter and hold at most 40 lower-case letters, digits and hyphens, not ending in a "
+            "hyphen: Kubernetes and Yandex refuse other names"
+        )
+    return name
+
+
+def _dataset_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,62}", name):
+        raise ValueError("must be 1 to 63 letters, digits, hyphens, underscores and dots, the first no sign")
+    return name
+
+
+def _base_uri(uri: str) -> str:
+    if not re.fullmatch(r"(s3://[a-z0-9][-.a-z0-9]{1,61}[a-z0-9](/.*)?|file:///.+)", uri):
+        raise ValueError("must be s3://bucket/prefix or file:///folder")
+    return uri.rstrip("/")
+
+
+def _rising_to_100(steps: tuple[int, ...]) -> tuple[int, ...]:
+    inside = all(0 < step <= 100 for step in steps)
+    rising = all(low < high for low, high in itertools.pairwise(steps))
+    if not steps or not inside or not rising or steps[-1] != 100:
+        raise ValueError("must be percents above 0 that rise strictly and end in 100, as in [10, 25, 50, 100]")
+    return steps
+
+
+ModelName = Annotated[str, AfterValidator(_model_name)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Connections(Section):
+    """The ids of the Airflow connections; every secret lives in them."""
+
+    yandex: str = Field(default="yandexcloud_default", description="type yandexcloud: Data Processing")
+    kubernetes: str = Field(default="kubernetes_default", description="type kubernetes: the serving cluster")
+    storage: str = Field(default="aws_default", description="type aws: the data lake when it is s3://")
+    tracking: str = Field(default="mlflow_default", description="type http: the MLflow server")
+    prometheus: str = Field(default="prometheus_default", description="type http: Prometheus")
+
+
+class Dataset(Section):
+    """The image folder `datasets/<name>/<class>/<file>` in the data lake, and how ingest prepares it."""
+
+    name: Annotated[str, AfterValidator(_dataset_name)] | None = Field(
+        default=None, description="folder below datasets/; the model's name if not given"
+    )
+    image_size: int = Field(default=32, ge=8, le=1024, description="side of the square that the model sees, pixels")
+    channels: Literal[1, 3] = Field(default=3, description="1 for grey, 3 for colour")
+    holdout: float = Field(default=0.2, gt=0, lt=1, description="share of files held out, by content hash")
+    max_corrupt: Fraction = Field(default=0.01, description="share of unreadable files above which ingest fails")
+    shard_rows: int = Field(default=512, ge=1, description="images in one Parquet shard")
+
+
+class Hosts(Section):
+    """One kind of host of a cluster."""
+
+    preset: str = Field(default="s3-c4-m16", description="resource preset; checked with ResourcePresetService")
+    disk_type: str = Field(default="network-ssd", description="network-ssd, network-hdd, …")
+    disk_gib: int = Field(default=64, ge=16, description="disk size, GiB")
+
+
+class Cluster(Section):
+    """The Data Processing cluster that a training creates and deletes."""
+
+    folder_id: str | None = Field(default=None, description="the connection's folder if not given")
+    zone: str = Field(default="ru-central1-a", description="availability zone")
+    subnet_id: str | None = Field(default=None, description="subnet with a NAT")
+    service_account_id: str | None = Field(default=None, description="with dataproc.agent and dataproc.provisioner")
+    autoscaling_service_account_id: str | None = Field(default=None, description="for autoscaled compute hosts")
+    security_group_ids: tuple[str, ...] = Field(default=(), description="security groups of all hosts")
+    bucket: str | None = Field(default=None, description="bucket of the cluster's own logs")
+    log_group_id: str | None = Field(default=None, description="Cloud Logging group")
+    ssh_public_keys: tuple[str, ...] = Field(default=(), description="none: OS Login is used")
+    image_version: str = Field(default="2.2", description="2.2 only: older images carry no Python that torch supports")
+    master: Hosts = Hosts()
+    compute: Hosts = Hosts()
+    compute_hosts: int = Field(default=1, ge=1, le=32, description="compute hosts, at least")
+    compute_max_hosts: int | None = Field(default=None, ge=1, le=32, description="above it: autoscaling up to this")
+    preemptible: bool = Field(default=False, description="cheaper compute hosts that may be taken away")
+    create_timeout_minutes: float = Field(default=30, gt=0, description="a cluster not running by then is deleted")
+    job_timeout_minutes: float = Field(default=240, gt=0, description="a job not ended by then is cancelled")
+    time_to_live_hours: float = Field(default=8, gt=0, description="clean_up deletes the cluster after this")
+    environment: str | None = Field(
+        default=None, description="packed Python environment (.tar.gz); a local path or a URI. None: the image's own"
+    )
+    secret_id: str | None = Field(
+        default=None, description="Lockbox secret whose entries the jobs export (AWS keys, MLflow password)"
+    )
+    spark_properties: dict[str, str] = Field(default_factory=dict, description="added to every job's properties")
+
+    @model_validator(mode="after")
+    def _image(self) -> Self:
+        if not re.fullmatch(r"2\.2(\..*)?", self.image_version):
+            raise ValueError(
+                f"image_version {self.image_version!r} is refused: 2.0 and 2.1 carry Python 3.8, which current torch "
+                "and MLflow do not support; use 2.2"
+            )
+        if self.compute_max_hosts is not None and self.compute_max_hosts < self.compute_hosts:
+            raise ValueError(
+                f"compute_max_hosts {self.compute_max_hosts} must not be below compute_hosts {self.compute_hosts}"
+            )
+        return self
+
+
+class Training(Section):
+    """One training run."""
+
+    epochs: int = Field(default=5, ge=1, le=10_000, description="passes over the training split")
+    fraction: float = Field(default=1.0, gt=0, le=1, description="share of the training split that is used")
+    batch_size: int = Field(default=64, ge=1, description="images a process sees in one step")
+    learning_rate: float = Field(default=0.002, gt=0, description="peak learning rate")
+    processes: int = Field(default=2, ge=1, le=256, description="training processes, over all hosts")
+    width: int = Field(default=16, ge=4, le=1024, description="channels of the network's first stage")
+    seed: int = Field(default=0, ge=0, description="seed of initialisation and shuffling")
+    gpu: bool = Field(default=False, description="train on GPUs; the job fails fast where there is none")
+
+
+class Gate(Section):
+    """What a candidate must reach to become champion."""
+
+    min_accuracy: Fraction = Field(default=0.5, description="absolute floor on the hold-out")
+    max_loss: float = Field(default=10.0, gt=0, description="absolute limit of the hold-out loss")
+    max_accuracy_drop: Fraction = Field(default=0.0, description="accuracy it may lose against the champion")
+    max_onnx_difference: float = Field(default=1e-3, gt=0, description="largest difference of torch and ONNX outputs")
+
+
+class Serving(Section):
+    """The InferenceService."""
+
+    namespace: str = Field(default="models", pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", description="namespace")
+    image: str = Field(default="ml-lifecycle/serving:1.0.0", min_length=1, description="the model server's image")
+    service_account: str | None = Field(default=None, description="carries the S3 secret")
+    cpu: str = Field(default="500m", description="CPU request and limit of a replica")
+    memory: str = Field(default="512Mi", description="memory request and limit of a replica")
+    gpus: int = Field(default=0, ge=0, description="nvidia.com/gpu of a replica")
+    min_replicas: int = Field(default=1, ge=1, description="replicas at least; a canary without pods gives no evidence")
+    max_replicas: int = Field(default=5, ge=1, description="replicas at most")
+    ingress: str | None = Field(
+        default=None, description="address of the ingress gateway when the service's host name does not resolve"
+    )
+
+    @model_validator(mode="after")
+    def _replicas(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} must not exceed max_replicas {self.max_replicas}")
+        return self
+
+
+class Rollout(Section):
+    """How a new version takes over the traffic."""
+
+    steps: Annotated[tuple[int, ...], AfterValidator(_rising_to_100)] = Field(
+        default=(10, 25, 50, 100), description="traffic percents of the canary, rising to 100"
+    )
+    dwell_seconds: Seconds = Field(default=300, description="a step lasts at least this long")
+    look_seconds: Seconds = Field(default=60, description="time between two looks at the metrics")
+    min_requests: int = Field(default=50, ge=0, description="requests the canary must have served in a step")
+    margin: float = Field(default=1.5, gt=1, description="ratio of error rates, canary to stable, that is harm")
+    floor: float = Field(default=0.001, ge=0, lt=1, description="canary error rate below which nothing is harm")
+    alpha: float = Field(default=0.01, gt=0, lt=1, description="risk of rolling back a good version")
+    beta: float = Field(default=0.05, gt=0, lt=1, description="risk of promoting a version at the margin")
+    latency_quantile: float = Field(default=0.95, gt=0, lt=1, description="latency quantile that is compared")
+    latency_ratio: float = Field(default=1.5, gt=1, description="ratio of latency quantiles that is harm")
+    ready_timeout_minutes: float = Field(default=20, gt=0, description="a revision not ready by then is rolled back")
+    deadline_minutes: float = Field(default=240, gt=0, description="the rollout is decided by then")
+    on_deadline: Literal["roll_back", "freeze"] = Field(default="roll_back", description="what happens at the deadline")
+    metrics: Literal["knative_otel", "knative_queue_proxy"] = Field(
+        default="knative_otel", description="the data plane's metrics: Knative 1.19+ or older"
+    )
+
+
+class Settings(Section):
+    """Everything a run of one model needs to know."""
+
+    model: ModelName = Field(description="registered model and InferenceService")
+    data_lake: Annotated[str, AfterValidator(_base_uri)] = Field(description="s3://bucket/prefix or file:///folder")
+    experiment: str = Field(default="ml-lifecycle", min_length=1, description="MLflow experiment")
+    connections: Connections = Connections()
+    dataset: Dataset = Dataset()
+    cluster: Cluster = Cluster()
+    training: Training = Training()
+    gate: Gate = Gate()
+    serving: Serving = Serving()
+    rollout: Rollout = Rollout()
+
+    @property
+    def dataset_name(self) -> str:
+        """The folder below `datasets/`."""
+        return self.dataset.name or self.model
+
+
+def parse_settings(
+    variable: str | Mapping[str, Any], model: str, overrides: Mapping[str, Any] | None = None
+) -> Settings:
+    """The settings of `model`: defaults, then the model's own, then `overrides`.
+
+    `overrides` maps dotted paths (`training.epochs`) to values; None means "not given". Raises SettingsError
+    that names the key, the value and what is allowed.
+    """
+    document = _document(variable)
+    known = {"defaults", "models"}
+    if unknown := sorted(set(document) - known):
+        raise SettingsError(f"Variable ml_lifecycle: unknown key {unknown[0]!r}; allowed are {sorted(known)}")
+    merged = _overlay(document.get("defaults", {}), document.get("models", {}).get(model, {}))
+    for path, value in (overrides or {}).items():
+        if value is not None:
+            merged = _overlay(merged, _nested(path, value))
+    try:
+        return Settings.model_validate({**merged, "model": model})
+    except ValidationError as error:
+        raise SettingsError(_explain(error, model)) from error
+
+
+def _document(variable: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(variable, str):
+        try:
+            variable = json.loads(variable)
+        except json.JSONDecodeError as error:
+            raise SettingsError(f"Variable ml_lifecycle is not JSON: {error}") from error
+    if not isinstance(variable, Mapping):
+        raise SettingsError(f"Variable ml_lifecycle must be a JSON object, not {type(variable).__name__}")
+    return variable
+
+
+def _nested(path: str, value: object) -> dict[str, Any]:
+    head, _, rest = path.partition(".")
+    return {head: _nested(rest, value) if rest else value}
+
+
+def _overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        merged[key] = _overlay(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
+    return merged
+
+
+def _explain(error: ValidationError, model: str) -> str:
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or "settings"
+        reason = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            reason = f"unknown setting; allowed here are {', '.join(_siblings(item['loc']))}"
+        given = "" if item["type"] == "missing" or isinstance(item["input"], Mapping) else f" = {item['input']!r}"
+        lines.append(f"{key}{given}: {reason}")
+    return f"settings of model {model!r}: " + "; ".join(lines)
+
+
+def _siblings(location: tuple[int | str, ...]) -> list[str]:
+    section: Any = Settings
+    for part in location[:-1]:
+        section = section.model_fields[str(part)].annotation
+    return sorted(section.model_fields)
