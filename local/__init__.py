@@ -1,0 +1,1 @@
+"""The laptop: stand-ins for the cloud and the scripts that start them. The product never imports this."""

@@ -1,0 +1,1 @@
+"""Starts, shows and stops everything that the lifecycle needs on one machine."""

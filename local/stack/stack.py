@@ -1,0 +1,176 @@
+"""The stack as one object: up, down, status."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from local.stack.environment import (
+    REPOSITORY,
+    airflow_configuration,
+    base_environment,
+    connections,
+    real,
+    settings,
+    write_exports,
+)
+from local.stack.environment_archive import build_environment_archive
+from local.stack.exceptions import StackError
+from local.stack.layout import Layout
+from local.stack.processes import Process, Processes, wait_until
+from local.stack.services import VENV, Service, airflow, stand_ins
+
+Progress = Callable[[str], None]
+
+
+class Stack:
+    """Everything that runs on the laptop for one state folder."""
+
+    def __init__(self, layout: Layout | None = None) -> None:
+        self.layout = layout or Layout.default()
+        self.processes = Processes(self.layout.processes)
+
+    def up(self, progress: Progress = print, *, with_airflow: bool = True) -> None:
+        """Start everything and wait until it serves; on any failure stop what was started and raise StackError."""
+        if running := [process.name for process in self.processes.all() if process.alive()]:
+            raise StackError(
+                f"the stack is already up ({', '.join(running)}): `make status` shows it, `make down` stops it"
+            )
+        self.processes.stop_all(grace_seconds=1)
+        self.layout.forget_ports()
+        try:
+            self._start(progress, with_airflow=with_airflow)
+        except BaseException:
+            self.down()
+            raise
+
+    def down(self) -> list[str]:
+        """Stop every process; returns the names of those that had to be killed."""
+        return self.processes.stop_all()
+
+    def alive(self) -> list[Process]:
+        """The processes that run."""
+        return [process for process in self.processes.all() if process.alive()]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Connections, settings and configuration for Airflow."""
+        file = self.layout.state / "environment.json"
+        return dict(json.loads(file.read_text()))
+
+    def wipe(self) -> None:
+        """Forget the last stack's data: databases, models, clusters. The logs are begun anew."""
+        if self.alive():
+            raise StackError("the stack is up: `make down` first")
+        for entry in ("airflow", "data_lake", "kubernetes", "mlflow", "prometheus", "yandex", "logs/tasks"):
+            shutil.rmtree(self.layout.state / entry, ignore_errors=True)
+
+    def _start(self, progress: Progress, *, with_airflow: bool) -> None:
+        progress("starting " + ", ".join(service.name for service in stand_ins(self.layout)))
+        archive = build_environment_archive(self.layout.state / "environment")
+        variables = {
+            **airflow_configuration(self.layout),
+            **connections(self.layout),
+            "AIRFLOW_VAR_ML_LIFECYCLE": json.dumps(settings(self.layout, archive)),
+        }
+        migration = self._migrate(variables) if with_airflow else None
+        self._start_services(list(stand_ins(self.layout)))
+        variables |= self._yandex_variables()
+        self._remember(variables)
+        if migration is None:
+            return
+        progress("starting Airflow: API server, scheduler, DAG processor, triggerer")
+        if migration.wait() != 0:
+            raise StackError(f"airflow db migrate failed (log: {self.layout.logs / 'airflow-migrate.log'})")
+        self._start_services(list(airflow(self.layout, variables)))
+
+    def _start_services(self, services: list[Service]) -> None:
+        """Start all at once, except those that need another; then wait for each."""
+        environment = base_environment()
+        started: dict[str, Process] = {}
+        for service in sorted(services, key=lambda service: len(service.needs)):
+            for needed in service.needs:
+                found = next(other for other in services if other.name == needed)
+                wait_until(found.ready, started[needed], timeout=found.timeout)
+            started[service.name] = self.processes.start(
+                service.name,
+                service.command,
+                environment={**environment, **service.environment},
+                log=self.layout.logs / f"{service.name}.log",
+                folder=REPOSITORY,
+                url=service.url,
+            )
+        for service in services:
+            wait_until(service.ready, started[service.name], timeout=service.timeout)
+
+    def _migrate(self, variables: dict[str, str]) -> subprocess.Popen[bytes]:
+        self.layout.logs.mkdir(parents=True, exist_ok=True)
+        with (self.layout.logs / "airflow-migrate.log").open("wb") as log:
+            return subprocess.Popen(
+                [str(VENV / "airflow"), "db", "migrate"],
+                env={**base_environment(), **variables},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def _yandex_variables(self) -> dict[str, str]:
+        """The stand-in writes its connection and its certificate when it starts."""
+        if real("YC_SERVICE_ACCOUNT_KEY"):
+            return {}
+        state = self.layout.state / "yandex"
+        return {
+            "AIRFLOW_CONN_YANDEXCLOUD_DEFAULT": (state / "connection.json").read_text(),
+            "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(state / "ca.pem"),
+        }
+
+    def _remember(self, variables: dict[str, str]) -> None:
+        file = self.layout.state / "environment.json"
+        file.touch(mode=0o600, exist_ok=True)
+        file.write_text(json.dumps(variables, indent=1))
+        write_exports(self.layout.environment, variables)
+
+
+def wait_for(what: str, ready: Callable[[], bool], *, timeout: float, every: float = 0.5) -> None:
+    """Wait until `ready`; StackError names what did not come."""
+    deadline = time.monotonic() + timeout
+    while not ready():
+        if time.monotonic() > deadline:
+            raise StackError(f"{what} did not happen within {timeout:.0f} s")
+        time.sleep(every)
+
+
+def copy_dataset(source: Path, data_lake: Path, name: str) -> Path:
+    """Link the user's image folder into the data lake as `datasets/<name>`; StackError where it is no folder."""
+    if not source.is_dir():
+        raise StackError(f"DATASET={source} is no folder: give a folder of images by class, <class>/<file>.png or .jpg")
+    target = data_lake / "datasets" / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_symlink() or target.exists():
+        _remove(target)
+    shutil.copytree(source, target, copy_function=_link)
+    return target
+
+
+def _link(source: str, target: str) -> str:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
+
+
+def _remove(target: Path) -> None:
+    if target.is_symlink():
+        target.unlink()
+    else:
+        shutil.rmtree(target)
+
+
+def names(processes: Iterable[Process]) -> str:
+    """Names in a row."""
+    return ", ".join(process.name for process in processes)
