@@ -1,0 +1,1 @@
+"""The Kubernetes API as the package uses it: server-side apply, patches, conditions, leases, waiting."""

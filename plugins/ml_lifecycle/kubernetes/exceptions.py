@@ -1,0 +1,146 @@
+"""What the Kubernetes API refuses, by cause; every error carries the API's own status, reason and message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_lifecycle.exceptions import LifecycleError
+
+
+class UnknownKindError(LifecycleError):
+    """An object of a kind that the package does not know."""
+
+
+class KubernetesError(LifecycleError):
+    """The API refused a request or could not be reached.
+
+    `status` is the HTTP code (0: no answer), `reason` the API's word for it ("NotFound"), `message` its sentence,
+    `details` the API's structured causes.
+    """
+
+    status = 0
+    reason = ""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        reason: str | None = None,
+        details: Mapping[str, Any] | None = None,
+        request: str = "",
+    ) -> None:
+        super().__init__(f"{request}: {message}" if request else message)
+        self.message = message
+        self.status = self.status if status is None else status
+        self.reason = self.reason if reason is None else reason
+        self.details = dict(details or {})
+
+
+class NotFoundError(KubernetesError):
+    """The object, its namespace or its kind does not exist."""
+
+    status = 404
+    reason = "NotFound"
+
+
+class AlreadyExistsError(KubernetesError):
+    """An object of this name exists."""
+
+    status = 409
+    reason = "AlreadyExists"
+
+
+class ConflictError(KubernetesError):
+    """The object changed since it was read, or another field manager owns a field that was applied."""
+
+    status = 409
+    reason = "Conflict"
+
+    @property
+    def owners(self) -> dict[str, str]:
+        """Field to what the API says of its owner, as in `conflict with "kubectl"`; empty if no field is disputed."""
+        causes = self.details.get("causes") or []
+        return {
+            str(cause.get("field", "")): str(cause.get("message", ""))
+            for cause in causes
+            if cause.get("reason") == "FieldManagerConflict"
+        }
+
+
+class InvalidError(KubernetesError):
+    """The object breaks its schema or a rule of the API; repeating the request cannot help."""
+
+    status = 422
+    reason = "Invalid"
+
+
+class ForbiddenError(KubernetesError):
+    """The credentials are missing, expired or may not do this."""
+
+    status = 403
+    reason = "Forbidden"
+
+
+class ExpiredError(KubernetesError):
+    """The resourceVersion is too old to watch from: list again."""
+
+    status = 410
+    reason = "Expired"
+
+
+class UnavailableError(KubernetesError):
+    """The API could not be reached, or did not answer sensibly, after every retry."""
+
+    status = 503
+    reason = "ServiceUnavailable"
+
+
+class LeaseHeldError(LifecycleError):
+    """Another holder has the Lease."""
+
+    def __init__(self, name: str, holder: str, expires: str) -> None:
+        super().__init__(f"Lease {name!r} is held by {holder!r} until {expires}: wait for it, or end that run")
+        self.name = name
+        self.holder = holder
+
+
+class LeaseLostError(LifecycleError):
+    """The Lease that was to be renewed or released is another's by now, or is gone."""
+
+
+class WaitFailedError(LifecycleError):
+    """The object that was waited for reached a state from which it cannot become what was awaited."""
+
+
+class WaitTimeoutError(LifecycleError):
+    """The object that was waited for did not get there in time."""
+
+
+_BY_STATUS: dict[int, type[KubernetesError]] = {
+    400: InvalidError,
+    401: ForbiddenError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    409: ConflictError,
+    410: ExpiredError,
+    413: InvalidError,
+    415: InvalidError,
+    422: InvalidError,
+    429: UnavailableError,
+}
+# The API server answers 500 to an applied object that does not fit its schema.
+_UNTYPED = "failed to create typed patch object"
+
+
+def error_from_status(code: int, body: Mapping[str, Any], request: str = "") -> KubernetesError:
+    """The error that a metav1.Status (or any other body of an error response) stands for."""
+    reason = str(body.get("reason") or "")
+    message = str(body.get("message") or reason or f"HTTP {code}")
+    error = _BY_STATUS.get(code, UnavailableError if code >= 500 else KubernetesError)
+    if code == 409 and reason == "AlreadyExists":
+        error = AlreadyExistsError
+    if code == 500 and message.startswith(_UNTYPED):
+        error = InvalidError
+    return error(message, status=code, reason=reason, details=body.get("details"), request=request)

@@ -1,0 +1,87 @@
+"""The kinds of Kubernetes objects that the package reads or writes, and their addresses. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ml_lifecycle.kubernetes.exceptions import UnknownKindError
+
+
+@dataclass(frozen=True)
+class ResourceKind:
+    """One kind of object; `group` is empty for the core group."""
+
+    group: str
+    version: str
+    kind: str
+    plural: str
+    namespaced: bool = True
+
+    @property
+    def api_version(self) -> str:
+        """`group/version`, or `version` alone in the core group."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, name: str | None = None, namespace: str | None = None, subresource: str | None = None) -> str:
+        """Path below the server's address: of the collection without `name`; of all namespaces without `namespace`."""
+        parts = ["/apis" if self.group else "/api", self.api_version]
+        if self.namespaced and namespace:
+            parts += ["namespaces", namespace]
+        parts += [part for part in (self.plural, name, subresource) if part]
+        return "/".join(parts)
+
+    def __str__(self) -> str:
+        return f"{self.plural}.{self.group}" if self.group else self.plural
+
+
+NAMESPACE = ResourceKind("", "v1", "Namespace", "namespaces", namespaced=False)
+POD = ResourceKind("", "v1", "Pod", "pods")
+SERVICE = ResourceKind("", "v1", "Service", "services")
+CONFIG_MAP = ResourceKind("", "v1", "ConfigMap", "configmaps")
+SECRET = ResourceKind("", "v1", "Secret", "secrets")
+SERVICE_ACCOUNT = ResourceKind("", "v1", "ServiceAccount", "serviceaccounts")
+EVENT = ResourceKind("", "v1", "Event", "events")
+DEPLOYMENT = ResourceKind("apps", "v1", "Deployment", "deployments")
+REPLICA_SET = ResourceKind("apps", "v1", "ReplicaSet", "replicasets")
+LEASE = ResourceKind("coordination.k8s.io", "v1", "Lease", "leases")
+HORIZONTAL_POD_AUTOSCALER = ResourceKind("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+CUSTOM_RESOURCE_DEFINITION = ResourceKind(
+    "apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", namespaced=False
+)
+INFERENCE_SERVICE = ResourceKind("serving.kserve.io", "v1beta1", "InferenceService", "inferenceservices")
+SERVING_RUNTIME = ResourceKind("serving.kserve.io", "v1alpha1", "ServingRuntime", "servingruntimes")
+REVISION = ResourceKind("serving.knative.dev", "v1", "Revision", "revisions")
+SCALED_OBJECT = ResourceKind("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects")
+MLSCALER = ResourceKind("ml-lifecycle.io", "v1alpha1", "MLScaler", "mlscalers")
+
+KINDS: tuple[ResourceKind, ...] = (
+    NAMESPACE,
+    POD,
+    SERVICE,
+    CONFIG_MAP,
+    SECRET,
+    SERVICE_ACCOUNT,
+    EVENT,
+    DEPLOYMENT,
+    REPLICA_SET,
+    LEASE,
+    HORIZONTAL_POD_AUTOSCALER,
+    CUSTOM_RESOURCE_DEFINITION,
+    INFERENCE_SERVICE,
+    SERVING_RUNTIME,
+    REVISION,
+    SCALED_OBJECT,
+    MLSCALER,
+)
+_BY_NAME = {(kind.api_version, kind.kind): kind for kind in KINDS}
+
+
+def kind_of(manifest: Mapping[str, Any]) -> ResourceKind:
+    """The kind that an object's `apiVersion` and `kind` name; UnknownKindError for one the package does not use."""
+    name = (str(manifest.get("apiVersion", "")), str(manifest.get("kind", "")))
+    if name not in _BY_NAME:
+        known = ", ".join(f"{kind.api_version} {kind.kind}" for kind in KINDS)
+        raise UnknownKindError(f"no known kind: apiVersion {name[0]!r}, kind {name[1]!r}; known are {known}")
+    return _BY_NAME[name]
