@@ -1,0 +1,184 @@
+import asyncio
+import contextlib
+import time
+from collections import Counter
+
+import aiohttp
+import pytest
+from aiohttp import web
+from prometheus_client.parser import text_string_to_metric_families
+
+from local.ingress import Ingress
+from tests.unit.local.test_ingress_routing import pod, service
+
+HOST = "digits-models.localhost"
+
+
+@contextlib.asynccontextmanager
+async def server(name):
+    async def answer(request):
+        if request.path == "/break":
+            request.transport.close()
+        body = await request.text()
+        return web.json_response(
+            {"name": name, "path": request.path_qs, "host": request.headers["Host"], "body": body},
+            headers={"X-Served-By": name},
+        )
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def ingress():
+    async with Ingress() as ingress:
+        yield ingress
+
+
+@pytest.fixture
+async def session():
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+@pytest.fixture
+async def canary(ingress):
+    """Two revisions, 25 % to the newer one."""
+    async with server("new") as new, server("old") as old:
+        ingress.routes.set_services([service(("r2", 25, "latest"), ("r1", 75, "prev"))])
+        ingress.routes.set_pods([pod("a", "r2", new), pod("b", "r1", old)])
+        yield ingress
+
+
+async def post(session, ingress, host=HOST, path="/v2/models/digits/infer", body="x"):
+    url = f"http://127.0.0.1:{ingress.port}{path}"
+    async with session.post(url, data=body, headers={"Host": host}) as response:
+        return response.status, await response.json()
+
+
+async def admin(session, ingress, method, path, **arguments):
+    url = f"http://127.0.0.1:{ingress.admin_port}{path}"
+    async with session.request(method, url, **arguments) as response:
+        return response.status, await response.text()
+
+
+async def samples(session, ingress):
+    _, text = await admin(session, ingress, "GET", "/metrics")
+    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+
+async def test_requests_arrive_unchanged_at_the_weighted_revisions(session, canary):
+    counts = Counter()
+    for _ in range(100):
+        status, answer = await post(session, canary, path="/v2/models/digits/infer?a=b", body="hello")
+        counts[answer["name"]] += 1
+    assert status == 200
+    assert (answer["path"], answer["host"], answer["body"]) == ("/v2/models/digits/infer?a=b", HOST, "hello")
+    assert counts == {"new": 25, "old": 75}
+
+
+async def test_a_tag_host_reaches_its_revision_only(session, canary):
+    answers = [await post(session, canary, host="latest-digits-predictor-models.localhost:80") for _ in range(10)]
+    assert {answer["name"] for _, answer in answers} == {"new"}
+
+
+async def test_unknown_hosts_and_revisions_without_pods(session, canary):
+    assert (await post(session, canary, host="other.localhost"))[0] == 404
+    canary.routes.set_pods([])
+    assert (await post(session, canary))[0] == 503
+
+
+async def test_a_pod_that_has_gone_is_passed_over(session, canary):
+    async with server("gone") as gone, server("here") as here:
+        pass
+    async with server("here") as here:
+        canary.routes.set_services([service(("r1", 100, None))])
+        canary.routes.set_pods([pod("a", "r1", gone), pod("b", "r1", here)])
+        answers = [await post(session, canary) for _ in range(4)]
+    assert [answer["name"] for _, answer in answers] == ["here"] * 4
+
+
+async def test_a_broken_connection_is_a_502(session, canary):
+    assert (await post(session, canary, path="/break"))[0] == 502
+
+
+async def test_metrics_count_every_request_as_knative_does(session, canary):
+    for _ in range(8):
+        await post(session, canary)
+    found = await samples(session, canary)
+    counts = {
+        sample.labels["kn_revision_name"]: (sample.value, sample.labels)
+        for sample in found
+        if sample.name == "kn_serving_invocation_duration_seconds_count"
+    }
+    assert {revision: value for revision, (value, _) in counts.items()} == {"r1": 6, "r2": 2}
+    assert counts["r2"][1] == {
+        "kn_revision_name": "r2",
+        "kn_configuration_name": "digits-predictor",
+        "kn_service_name": "digits-predictor",
+        "k8s_namespace_name": "models",
+        "http_response_status_code": "200",
+    }
+    bounds = [
+        sample.labels["le"]
+        for sample in found
+        if sample.name == "kn_serving_invocation_duration_seconds_bucket" and sample.labels["kn_revision_name"] == "r1"
+    ]
+    assert bounds[0] == "0.001"
+    assert bounds[-2:] == ["10.0", "+Inf"]
+    assert {sample.name.rsplit("_", 1)[1] for sample in found} == {"bucket", "count", "sum"}
+
+
+async def test_faults_hit_one_revision_until_they_end(session, canary):
+    assert (await admin(session, canary, "PUT", "/faults/r2", json={"error_rate": 1}))[0] == 200
+    statuses = Counter()
+    for _ in range(20):
+        statuses[(await post(session, canary))[0]] += 1
+    assert statuses == {200: 15, 500: 5}
+    errors = [
+        sample.value
+        for sample in await samples(session, canary)
+        if sample.name.endswith("_count") and sample.labels["http_response_status_code"] == "500"
+    ]
+    assert errors == [5]
+    assert (await admin(session, canary, "DELETE", "/faults/r2"))[0] == 200
+    assert (await admin(session, canary, "DELETE", "/faults/r2"))[0] == 404
+    assert {(await post(session, canary))[0] for _ in range(8)} == {200}
+
+
+async def test_a_delay_is_measured(session, canary):
+    await admin(session, canary, "PUT", "/faults/r2", json={"delay_seconds": 0.1})
+    started = time.monotonic()
+    await post(session, canary, host="latest-digits-predictor-models.localhost")
+    assert time.monotonic() - started >= 0.1
+    total = next(sample.value for sample in await samples(session, canary) if sample.name.endswith("_sum"))
+    assert total >= 0.1
+
+
+async def test_an_impossible_fault_is_refused(session, canary):
+    status, text = await admin(session, canary, "PUT", "/faults/r2", json={"error_rate": 2})
+    assert status == 400
+    assert "error_rate = 2" in text
+
+
+async def test_administration_is_not_open_to_users(session, canary):
+    _, answer = await post(session, canary, path="/metrics")
+    assert answer["path"] == "/metrics"  # the pod's own
+    status, text = await admin(session, canary, "GET", "/routes")
+    assert status == 200
+    assert '"revision": "r2"' in text
+
+
+async def test_three_hundred_requests_a_second_take_a_fraction_of_a_core(session, canary):
+    await post(session, canary)
+    requests = 600
+    before = time.process_time()
+    for _ in range(requests // 20):
+        await asyncio.gather(*(post(session, canary) for _ in range(20)))
+    # The processor time of the client, the ingress and the pods together.
+    assert (time.process_time() - before) / requests < 1 / 300
