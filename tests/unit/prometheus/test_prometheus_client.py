@@ -1,0 +1,85 @@
+"""The client against a tiny HTTP server that answers as Prometheus does."""
+
+import asyncio
+import json
+import math
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from ml_lifecycle.prometheus.client import PrometheusClient, _base_url
+from ml_lifecycle.prometheus.exceptions import PrometheusQueryError, PrometheusUnavailableError
+
+
+@asynccontextmanager
+async def serving(status, body):
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        text = body if isinstance(body, str) else json.dumps(body)
+        head = f"HTTP/1.1 {status} x\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n"
+        writer.write((head + text).encode())
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server, PrometheusClient(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/") as client:
+        yield client
+
+
+def success(kind, result):
+    return {"status": "success", "data": {"resultType": kind, "result": result}}
+
+
+async def test_instant_keeps_labels_time_and_nan():
+    rows = [{"metric": {"a": "1"}, "value": [10, "2.5"]}, {"metric": {}, "value": [10, "NaN"]}]
+    async with serving(200, success("vector", rows)) as client:
+        first, second = await client.instant("up", 10)
+    assert (first.labels, first.value, first.at) == ({"a": "1"}, 2.5, 10.0)
+    assert math.isnan(second.value)
+
+
+async def test_a_scalar_is_one_sample():
+    async with serving(200, success("scalar", [3, "1"])) as client:
+        (sample,) = await client.instant("1", 3)
+    assert sample.value == 1.0
+
+
+async def test_range_gives_times_and_values():
+    rows = [{"metric": {"a": "1"}, "values": [[1, "2"], [2, "+Inf"]]}]
+    async with serving(200, success("matrix", rows)) as client:
+        (series,) = await client.range("up", 1, 2, 1)
+    assert series.times == (1.0, 2.0)
+    assert series.values == (2.0, math.inf)
+
+
+async def test_a_refused_query_says_which():
+    async with serving(400, {"status": "error", "error": "parse error"}) as client:
+        with pytest.raises(PrometheusQueryError, match=r"'up\{'.*parse error"):
+            await client.instant("up{", 1)
+
+
+@pytest.mark.parametrize(("status", "body"), [(503, {"status": "error", "error": "starting"}), (200, "<html>")])
+async def test_an_unwell_server_is_unavailable(status, body):
+    async with serving(status, body) as client:
+        with pytest.raises(PrometheusUnavailableError, match=r"127\.0\.0\.1"):
+            await client.instant("up", 1)
+
+
+async def test_no_server_is_unavailable():
+    async with PrometheusClient("http://127.0.0.1:9") as client:
+        with pytest.raises(PrometheusUnavailableError, match="check the connection"):
+            await client.instant("up", 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "url"),
+    [
+        ({"host": "prometheus", "port": 9090, "schema": None}, "http://prometheus:9090"),
+        ({"host": "https://prometheus/path/", "port": None, "schema": None}, "https://prometheus/path"),
+        ({"host": "127.0.0.1", "port": 1, "schema": "https"}, "https://127.0.0.1:1"),
+        ({"host": "http://prometheus:9090", "port": 9090, "schema": ""}, "http://prometheus:9090"),
+    ],
+)
+def test_the_connection_gives_the_address(fields, url):
+    assert _base_url(SimpleNamespace(**fields)) == url
