@@ -32,7 +32,7 @@ def base_environment() -> dict[str, str]:
         key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "KUBE", "MLFLOW", "SPARK"))
     }
     kept["PATH"] = f"{REPOSITORY / '.venv' / 'bin'}{os.pathsep}{kept.get('PATH', '')}"
-    kept["PYTHONPATH"] = str(REPOSITORY)
+    kept.pop("PYTHONPATH", None)
     kept["PYTHONUNBUFFERED"] = "1"
     return kept
 
@@ -99,9 +99,6 @@ def airflow_configuration(layout: Layout) -> dict[str, str]:
         "AIRFLOW__API__SECRET_KEY": _kept_secret(layout, "api"),
         "AIRFLOW__API__EXPOSE_CONFIG": "False",
         "AIRFLOW__API_AUTH__JWT_SECRET": _kept_secret(layout, "jwt"),
-        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(layout.ports["airflow-worker-log"]),
-        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(layout.ports["airflow-triggerer-log"]),
-        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_HOST": "127.0.0.1",
         "AIRFLOW__CORE__HOSTNAME_CALLABLE": "airflow.utils.net.get_host_ip_address",
         "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE": "True",
         "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",

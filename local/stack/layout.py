@@ -22,8 +22,6 @@ PREFERRED = {
     "kubernetes": 6443,
     "yandex": 8443,
     "yandex-http": 8444,
-    "airflow-worker-log": 8793,
-    "airflow-triggerer-log": 8794,
 }
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import httpx
 
-from local.stack.environment import REPOSITORY, SERVING_IMAGE, base_environment, real
-from local.stack.layout import Layout
+from local.stack.environment import SERVING_IMAGE, real
+from local.stack.layout import REPOSITORY, Layout
 
 VENV = REPOSITORY / ".venv" / "bin"
 
@@ -67,6 +67,7 @@ def stand_ins(layout: Layout) -> Iterator[Service]:
             + ["--artifacts-destination", str(state / "mlflow" / "artifacts")],
             _answers(f"{layout.url('mlflow')}/health"),
             url=layout.url("mlflow"),
+            environment={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
         )
     if not real("PROMETHEUS_URL"):
         yield Service(
@@ -91,8 +92,13 @@ def airflow(layout: Layout, environment: dict[str, str]) -> Iterator[Service]:
         environment=environment,
         timeout=120,
     )
-    for name in ("scheduler", "dag-processor", "triggerer"):
-        yield Service(f"airflow-{name}", [program, name], lambda: True, environment=environment)
+    # The API server reads the tasks' log files itself: no further server, which would listen on every address.
+    for name, options in (
+        ("scheduler", ["--skip-serve-logs"]),
+        ("dag-processor", []),
+        ("triggerer", ["--skip-serve-logs"]),
+    ):
+        yield Service(f"airflow-{name}", [program, name, *options], lambda: True, environment=environment)
 
 
 def _answers(url: str) -> Callable[[], bool]:
@@ -133,8 +139,3 @@ def _prometheus_configuration(layout: Layout) -> Path:
         f"scrape_configs:\n  - job_name: ingress\n    static_configs: [{{targets: ['{target}']}}]\n"
     )
     return file
-
-
-def stack_environment() -> dict[str, str]:
-    """What every process of the stack inherits."""
-    return base_environment()

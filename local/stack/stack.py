@@ -7,11 +7,10 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from local.stack.environment import (
-    REPOSITORY,
     airflow_configuration,
     base_environment,
     connections,
@@ -21,7 +20,7 @@ from local.stack.environment import (
 )
 from local.stack.environment_archive import build_environment_archive
 from local.stack.exceptions import StackError
-from local.stack.layout import Layout
+from local.stack.layout import REPOSITORY, Layout
 from local.stack.processes import Process, Processes, wait_until
 from local.stack.services import VENV, Service, airflow, stand_ins
 
@@ -169,8 +168,3 @@ def _remove(target: Path) -> None:
         target.unlink()
     else:
         shutil.rmtree(target)
-
-
-def names(processes: Iterable[Process]) -> str:
-    """Names in a row."""
-    return ", ".join(process.name for process in processes)

@@ -1,0 +1,73 @@
+"""Writes what travels to another Airflow.
+
+`dist/managed/dags/` is for services that take one folder of DAGs and know no plugins (Yandex's managed Airflow: copy
+it to the bucket's `dags/`); `dist/airflow/{dags,plugins}/` is for every other Airflow. Both hold the package with its
+templates and job files. Beside them: a zip of each, and a wheel of the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+RESOURCES = ("k8s_templates", "spark_jobs", "serving")
+IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".mypy_cache")
+
+
+def main() -> int:
+    """Write the bundle."""
+    parser = argparse.ArgumentParser(prog="python -m local.bundle")
+    parser.add_argument("--target", type=Path, default=REPOSITORY / "dist")
+    for written in write_bundle(parser.parse_args().target):
+        print(written)
+    return 0
+
+
+def write_bundle(target: Path) -> list[Path]:
+    """Write both folders, both zips and the wheel into `target`, replacing what is there; returns their paths."""
+    shutil.rmtree(target, ignore_errors=True)
+    managed = target / "managed" / "dags"
+    _dags(managed)
+    _package(managed / "ml_lifecycle")
+    # Airflow would take every file of the package for a DAG file.
+    (managed / ".airflowignore").write_text("ml_lifecycle/\n")
+    shutil.copy2(REPOSITORY / "requirements.txt", target / "managed" / "requirements.txt")
+
+    ordinary = target / "airflow"
+    _dags(ordinary / "dags")
+    _package(ordinary / "plugins" / "ml_lifecycle")
+    shutil.copy2(REPOSITORY / "plugins" / ".airflowignore", ordinary / "plugins" / ".airflowignore")
+    shutil.copy2(REPOSITORY / "requirements.txt", ordinary / "requirements.txt")
+
+    zips = [
+        Path(shutil.make_archive(str(target / f"ml-lifecycle-{folder}"), "zip", target / folder))
+        for folder in ("managed", "airflow")
+    ]
+    return [managed, ordinary, *zips, *_wheel(target)]
+
+
+def _dags(target: Path) -> None:
+    target.mkdir(parents=True)
+    for file in sorted((REPOSITORY / "dags").glob("*.py")):
+        shutil.copy2(file, target / file.name)
+
+
+def _package(target: Path) -> None:
+    shutil.copytree(REPOSITORY / "plugins" / "ml_lifecycle", target, ignore=IGNORED)
+    for folder in RESOURCES:
+        shutil.copytree(REPOSITORY / folder, target / "resources" / folder, ignore=IGNORED)
+
+
+def _wheel(target: Path) -> Iterable[Path]:
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(target)]
+    subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+    return sorted(target.glob("*.whl"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

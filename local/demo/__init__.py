@@ -1,0 +1,1 @@
+"""The lifecycle, driven through Airflow's API as a person would drive it, and narrated."""

@@ -1,0 +1,116 @@
+"""The few calls of Airflow's REST API that the demo makes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from local.stack.exceptions import StackError
+
+ENDED = {"success", "failed", "skipped", "upstream_failed", "removed"}
+
+
+@dataclass(frozen=True)
+class TaskState:
+    """One task instance of a run."""
+
+    task: str
+    index: int
+    state: str
+    seconds: float
+    try_number: int
+    started: str
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What names it within its run."""
+        return (self.task, self.index)
+
+
+class AirflowApi:
+    """Airflow's REST API v2 on the laptop, where everyone is an administrator."""
+
+    def __init__(self, url: str) -> None:
+        self._client = httpx.Client(base_url=url, timeout=30)
+        token = self._client.get("/auth/token").raise_for_status().json()["access_token"]
+        self._client.headers["Authorization"] = f"Bearer {token}"
+
+    def close(self) -> None:
+        """End the connections."""
+        self._client.close()
+
+    def import_errors(self) -> list[str]:
+        """What the DAG processor could not import."""
+        return [f"{error['filename']}: {error['stack_trace']}" for error in self._get("importErrors")["import_errors"]]
+
+    def dags(self) -> set[str]:
+        """The DAGs that Airflow knows."""
+        return {dag["dag_id"] for dag in self._get("dags")["dags"]}
+
+    def pause(self, dag: str, *, paused: bool) -> None:
+        """Stop or resume a DAG's schedule."""
+        self._client.patch(f"/api/v2/dags/{dag}", json={"is_paused": paused}).raise_for_status()
+
+    def trigger(self, dag: str, conf: dict[str, Any]) -> str:
+        """Start a run by hand; its id."""
+        answer = self._client.post(f"/api/v2/dags/{dag}/dagRuns", json={"logical_date": None, "conf": conf})
+        if answer.is_error:
+            raise StackError(f"Airflow refused to start {dag}: {answer.text}")
+        return str(answer.json()["dag_run_id"])
+
+    def runs(self, dag: str) -> list[dict[str, Any]]:
+        """The runs of a DAG, oldest first."""
+        return list(self._get(f"dags/{dag}/dagRuns", order_by="run_after", limit=100)["dag_runs"])
+
+    def run_state(self, dag: str, run: str) -> str:
+        """The state of a run."""
+        return str(self._get(f"dags/{dag}/dagRuns/{run}")["state"])
+
+    def tasks(self, dag: str, run: str) -> list[TaskState]:
+        """The task instances of a run, in the order in which they started."""
+        found = [
+            TaskState(
+                task=instance["task_id"],
+                index=instance["map_index"],
+                state=instance["state"] or "waiting",
+                seconds=instance["duration"] or 0.0,
+                try_number=instance["try_number"],
+                started=instance["start_date"] or "9999",
+            )
+            for instance in self._get(f"dags/{dag}/dagRuns/{run}/taskInstances", limit=100)["task_instances"]
+        ]
+        return sorted(found, key=lambda task: task.started)
+
+    def result(self, dag: str, run: str, task: str, index: int = -1, key: str = "return_value") -> Any:
+        """What a task returned; None if it returned nothing."""
+        path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{task}/xcomEntries/{key}"
+        answer = self._client.get(path, params={"map_index": index, "deserialize": False, "stringify": False})
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            return None
+        return answer.raise_for_status().json()["value"]
+
+    def log(self, dag: str, run: str, task: TaskState) -> list[str]:
+        """The log lines of a task's last try."""
+        path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{task.task}/logs/{max(task.try_number, 1)}"
+        answer = self._client.get(path, params={"map_index": task.index}, headers={"Accept": "application/json"})
+        if answer.is_error:
+            return []
+        return [
+            str(line.get("event", line)) if isinstance(line, dict) else str(line) for line in answer.json()["content"]
+        ]
+
+    def wait_for_run(self, dag: str, after: str, timeout: float) -> str:
+        """The id of the first run of `dag` that was queued after the time `after` (ISO)."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            for run in self.runs(dag):
+                if (run["queued_at"] or run["run_after"]) >= after:
+                    return str(run["dag_run_id"])
+            time.sleep(1)
+        raise StackError(f"{dag} was not started by its asset within {timeout:.0f} s")
+
+    def _get(self, path: str, **params: Any) -> Any:
+        return self._client.get(f"/api/v2/{path}", params=params).raise_for_status().json()
