@@ -35,3 +35,15 @@ def newest_per_model(extras: Iterable[Mapping[str, Any]]) -> list[ModelEvent]:
         if known is None or int(event.version) >= int(known.version):
             newest[event.model] = event
     return list(newest.values())
+
+
+def incoming_models(asset: Asset, context: Mapping[str, Any]) -> list[ModelEvent]:
+    """What reached this run through `asset`, newest version of each model; empty if nothing ever did.
+
+    A run that the asset started sees its own events. A run by hand, and `airflow dags test`, sees none: there the
+    asset's last event counts, which the task must have among its `inlets`.
+    """
+    events = list(context["triggering_asset_events"].get(asset, ()))
+    if not events:
+        events = list(context["inlet_events"][asset])[-1:]
+    return newest_per_model(event.extra for event in events)

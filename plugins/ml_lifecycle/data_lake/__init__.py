@@ -1,0 +1,1 @@
+"""The data lake: where everything lies, and the few ways in which it is read and written."""

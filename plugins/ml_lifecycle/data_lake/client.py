@@ -1,0 +1,192 @@
+"""Reads and writes the data lake through Airflow's object storage; works the same on s3:// and file:///."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from ml_lifecycle.data_lake.exceptions import (
+    BrokenJsonError,
+    DataLakeUnreachableError,
+    DatasetError,
+    ObjectMissingError,
+    ServingFilesDifferError,
+    WriteMismatchError,
+)
+from ml_lifecycle.data_lake.layout import CHECKSUMS, IMAGE_SUFFIXES, Layout, join, storage_uri
+
+if TYPE_CHECKING:
+    from airflow.sdk import ObjectStoragePath
+
+ENOUGH_CLASSES = 2
+
+
+class DataLake:
+    """The data lake at `base_uri`; `connection_id` (type aws) is used for s3:// alone.
+
+    Every method takes full URIs, `s3a://` too, or paths below the base.
+    """
+
+    def __init__(self, base_uri: str, connection_id: str | None = None) -> None:
+        self.layout = Layout(base_uri)
+        self._connection_id = connection_id
+
+    def exists(self, uri: str) -> bool:
+        """Whether a file or folder lies there."""
+        with self._reaching(uri):
+            return bool(self._path(uri).exists())
+
+    def read_bytes(self, uri: str) -> bytes:
+        """The file's content; ObjectMissingError where there is none."""
+        with self._reaching(uri):
+            return bytes(self._path(uri).read_bytes())
+
+    def read_json(self, uri: str) -> dict[str, Any]:
+        """The JSON object of a file; ObjectMissingError, BrokenJsonError."""
+        try:
+            document = json.loads(self.read_bytes(uri))
+        except ValueError as error:
+            raise BrokenJsonError(uri, error) from error
+        if not isinstance(document, dict):
+            raise BrokenJsonError(uri, TypeError(f"found a {type(document).__name__}"))
+        return document
+
+    def write_bytes(self, uri: str, content: bytes) -> str:
+        """Write a whole file atomically; returns its URI."""
+        return self._write(uri, io.BytesIO(content))
+
+    def upload_file(self, file: Path, uri: str) -> str:
+        """Copy a local file, of any size, unless the URI exists already; returns the URI."""
+        if not self.exists(uri):
+            with file.open("rb") as source:
+                self._write(uri, source)
+        return uri
+
+    def upload_tree(self, folder: Path, uri: str) -> int:
+        """Copy all files below a local folder that are not there yet; returns how many files the folder has."""
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        for file in files:
+            self.upload_file(file, join(uri, file.relative_to(folder).as_posix()))
+        return len(files)
+
+    def list_classes(self, dataset: str) -> dict[str, bool]:
+        """The class folders of a data set, and whether each holds an image; DatasetError if it cannot be read."""
+        uri = self.layout.dataset(dataset)
+        try:
+            with self._reaching(uri):
+                classes = sorted(self._list(uri, folders=True))
+                return {name: any(map(_is_image, self._list(join(uri, name), folders=False))) for name in classes}
+        except ObjectMissingError as error:
+            known = ", ".join(self._datasets()) or "none"
+            raise DatasetError(
+                f"dataset.name = {dataset!r}: there is no folder {uri}; the data sets there are: {known}"
+            ) from error
+        except NotADirectoryError as error:
+            raise DatasetError(
+                f"dataset.name = {dataset!r}: {uri} is a file; allowed is a folder of images, <class>/<file>.png|jpg"
+            ) from error
+
+    def check_dataset(self, dataset: str) -> list[str]:
+        """The names of its classes; DatasetError unless there are two at least, each with an image."""
+        classes = self.list_classes(dataset)
+        where = f"dataset.name = {dataset!r} ({self.layout.dataset(dataset)})"
+        allowed = "allowed is a folder of images, <class>/<file>.png|jpg, of two classes at least"
+        if not classes:
+            raise DatasetError(f"{where}: the folder is empty; {allowed}")
+        if empty := [name for name, filled in classes.items() if not filled]:
+            raise DatasetError(f"{where}: no image in class {', '.join(empty)}; {allowed}, each with an image")
+        if len(classes) < ENOUGH_CLASSES:
+            raise DatasetError(f"{where}: only the class {next(iter(classes))!r}; {allowed}")
+        return list(classes)
+
+    def write_serving_files(self, model: str, version: str, files: Mapping[str, bytes]) -> str:
+        """Publish a version's serving files; returns their folder's URI.
+
+        Equal content may be published again; other content under the same version is refused
+        (ServingFilesDifferError). Every file is read back and compared; `checksums.json` comes last, so a folder
+        without it is an interrupted publication and is written anew.
+        """
+        uri = self.layout.serving_files(model, version)
+        checksums = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+        marker = join(uri, CHECKSUMS)
+        if self.exists(marker):
+            published = self.read_json(marker)
+            if published != checksums:
+                names = sorted(name for name, _ in published.items() ^ checksums.items())
+                raise ServingFilesDifferError(uri, list(dict.fromkeys(names)))
+        else:
+            for name, content in files.items():
+                self.write_bytes(join(uri, name), content)
+        self.verify_serving_files(uri, checksums)
+        self.write_bytes(marker, json.dumps(checksums, indent=1).encode())
+        return uri
+
+    def verify_serving_files(self, uri: str, checksums: Mapping[str, str] | None = None) -> None:
+        """WriteMismatchError unless the files at `uri` have the checksums given, or those published with them."""
+        for name, checksum in (checksums or self.read_json(join(uri, CHECKSUMS))).items():
+            if hashlib.sha256(self.read_bytes(join(uri, name))).hexdigest() != checksum:
+                raise WriteMismatchError(join(uri, name))
+
+    def _datasets(self) -> list[str]:
+        try:
+            with self._reaching(self.layout.datasets):
+                return sorted(self._list(self.layout.datasets, folders=True))
+        except ObjectMissingError:
+            return []
+
+    def _list(self, uri: str, *, folders: bool) -> list[str]:
+        path = self._path(uri)
+        kind = "directory" if folders else "file"
+        entries = path.fs.ls(path.path, detail=True)
+        if path.protocol in ("file", "") and Path(path.path).is_file():
+            raise NotADirectoryError(uri)
+        names = [entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == kind]
+        return [name for name in names if name and not name.startswith(".")]
+
+    def _write(self, uri: str, source: IO[bytes]) -> str:
+        with self._reaching(uri):
+            path = self._path(uri)
+            if path.protocol in ("file", ""):
+                _write_local(Path(path.path), source)
+            else:
+                with path.open("wb") as target:  # an object appears when the upload is complete
+                    shutil.copyfileobj(source, target, 8 * 1024 * 1024)
+        return storage_uri(uri)
+
+    def _path(self, uri: str) -> ObjectStoragePath:
+        from airflow.sdk import ObjectStoragePath
+
+        absolute = storage_uri(uri) if "://" in uri else join(self.layout.base_uri, uri)
+        return ObjectStoragePath(absolute, conn_id=self._connection_id if absolute.startswith("s3://") else None)
+
+    @contextmanager
+    def _reaching(self, uri: str) -> Iterator[None]:
+        from airflow.sdk.exceptions import AirflowRuntimeError
+        from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
+
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise ObjectMissingError(uri) from error
+        except NotADirectoryError:
+            raise
+        except (OSError, BotoCoreError, ClientError, AirflowRuntimeError) as error:
+            raise DataLakeUnreachableError(uri, self._connection_id, error) from error
+
+
+def _write_local(file: Path, source: IO[bytes]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.partial")
+    with partial.open("wb") as target:
+        shutil.copyfileobj(source, target, 8 * 1024 * 1024)
+    partial.replace(file)
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES)

@@ -1,0 +1,56 @@
+"""What the data lake refuses or cannot do."""
+
+from __future__ import annotations
+
+from ml_lifecycle.exceptions import LifecycleError, SettingsError
+
+
+class DataLakeError(LifecycleError):
+    """The root of the data lake's errors."""
+
+
+class DataLakeUnreachableError(DataLakeError):
+    """The storage does not answer, or refuses the connection's credentials."""
+
+    def __init__(self, uri: str, connection_id: str | None, reason: Exception) -> None:
+        through = f" through connection {connection_id!r}" if connection_id else ""
+        super().__init__(
+            f"data_lake: {uri} cannot be reached{through}: {type(reason).__name__}: {reason}; check the setting "
+            "data_lake and the connection's keys and endpoint_url"
+        )
+
+
+class ObjectMissingError(DataLakeError):
+    """Nothing lies at a URI."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(f"nothing lies at {uri}: the job that writes it has not, or it was deleted")
+        self.uri = uri
+
+
+class BrokenJsonError(DataLakeError):
+    """A file that should hold a JSON object does not."""
+
+    def __init__(self, uri: str, reason: Exception) -> None:
+        super().__init__(f"{uri} holds no JSON object: {reason}; delete it and run the task that writes it again")
+
+
+class DatasetError(SettingsError):
+    """The data set of a training is missing, unreadable or no image folder."""
+
+
+class ServingFilesDifferError(DataLakeError):
+    """Other files were already published under a version; they may be served, so they stay."""
+
+    def __init__(self, uri: str, names: list[str]) -> None:
+        super().__init__(
+            f"{uri} already holds other content for {', '.join(names)}: published files never change; register the "
+            "model as a new version"
+        )
+
+
+class WriteMismatchError(DataLakeError):
+    """What was read back is not what was written."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(f"{uri} reads back differently from what was written: storage is broken or shared; try again")

@@ -1,0 +1,54 @@
+"""What tracking refuses or cannot do."""
+
+from __future__ import annotations
+
+from ml_lifecycle.exceptions import LifecycleError
+
+
+class TrackingError(LifecycleError):
+    """The root of tracking's errors."""
+
+
+class TrackingConnectionError(TrackingError):
+    """The connection to MLflow is missing or names no server."""
+
+    def __init__(self, connection_id: str, reason: str) -> None:
+        super().__init__(
+            f"connections.tracking = {connection_id!r}: {reason}; allowed is an Airflow connection of type http with "
+            "host, port and schema, and login and password (or a token as password alone) where MLflow asks for them"
+        )
+
+
+class TrackingUnreachableError(TrackingError):
+    """MLflow does not answer."""
+
+    def __init__(self, connection_id: str, uri: str, reason: str) -> None:
+        super().__init__(
+            f"connections.tracking = {connection_id!r}: MLflow at {uri} does not answer ({reason}); start it or "
+            "correct the connection"
+        )
+
+
+class TrackingRequestError(TrackingError):
+    """MLflow answers with an error."""
+
+    def __init__(self, what: str, reason: Exception) -> None:
+        super().__init__(f"MLflow refuses to {what}: {reason}")
+
+
+class VersionMissingError(TrackingError):
+    """A model version is not in the registry."""
+
+    def __init__(self, model: str, version: str) -> None:
+        super().__init__(f"model {model!r} has no version {version!r} in MLflow's registry: train it, or name another")
+
+
+class ServingArtifactMissingError(TrackingError):
+    """A run carries no serving files."""
+
+    def __init__(self, run_id: str, folder: str) -> None:
+        super().__init__(f"MLflow run {run_id} has no artifact folder {folder!r}: its evaluate job did not finish")
+
+
+class PromotionByHandError(TrackingError):
+    """A promotion by hand lacks what it needs."""
