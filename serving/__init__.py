@@ -1,0 +1,1 @@
+"""The model server, and the preprocessing that training, evaluation and serving share."""

@@ -1,0 +1,35 @@
+"""What can go wrong in a job; each message names the thing, the value and the remedy."""
+
+from __future__ import annotations
+
+
+class JobError(Exception):
+    """A job failed for a reason that it understands: its message is all that a reader needs."""
+
+
+class SpecificationError(JobError):
+    """The job's specification is no JSON object of the agreed form."""
+
+
+class SecretError(JobError):
+    """The Lockbox secret cannot be read."""
+
+
+class StorageError(JobError):
+    """The data lake has not got what a job needs, or cannot be reached."""
+
+
+class DatasetError(JobError):
+    """The dataset cannot be trained on."""
+
+
+class GpuMissingError(JobError):
+    """A GPU was asked for and there is none."""
+
+
+class TrainingError(JobError):
+    """Training failed or makes no sense."""
+
+
+class ExportError(JobError):
+    """The trained model cannot be exported, or its exports disagree."""

@@ -1,0 +1,130 @@
+"""The manifest of a dataset: one row for every file, what became of it and why. Pure, on pandas.
+
+Columns: `path` (relative), `label` (class), `sha256`, `size` (bytes), `width`, `height` (pixels), `status`, `reason`,
+`split`, `shard`; the last two are None and -1 for files that are not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import pandera.pandas as pa
+
+from spark_jobs.exceptions import DatasetError
+from spark_jobs.splits import HOLDOUT, TRAIN, shard_of, split_of
+
+KEPT = "kept"
+DUPLICATE = "duplicate"
+CORRUPT = "corrupt"
+MIN_CLASSES = 2
+EXAMPLES = 5
+
+SCHEMA = pa.DataFrameSchema(
+    {
+        "path": pa.Column(str, unique=True),
+        "label": pa.Column(str),
+        "sha256": pa.Column(str, pa.Check.str_matches(r"^[0-9a-f]{64}$")),
+        "size": pa.Column("int64", pa.Check.ge(0)),
+        "width": pa.Column("int64", pa.Check.ge(0)),
+        "height": pa.Column("int64", pa.Check.ge(0)),
+        "status": pa.Column(str, pa.Check.isin([KEPT, DUPLICATE, CORRUPT])),
+        "reason": pa.Column(str, nullable=True),
+        "split": pa.Column(str, pa.Check.isin([TRAIN, HOLDOUT]), nullable=True),
+        "shard": pa.Column("int64", pa.Check.ge(-1)),
+    },
+    checks=[
+        pa.Check(lambda frame: frame["split"].notna() == (frame["status"] == KEPT), name="kept files have a split"),
+        pa.Check(lambda frame: (frame["shard"] >= 0) == (frame["status"] == KEPT), name="kept files have a shard"),
+        pa.Check(lambda frame: frame["reason"].notna() == (frame["status"] != KEPT), name="others have a reason"),
+        pa.Check(lambda frame: not frame.loc[frame["status"] == KEPT, "sha256"].duplicated().any(), name="unique"),
+    ],
+    strict=True,
+)
+
+
+def build_manifest(files: pd.DataFrame, *, holdout: float, shard_rows: int) -> pd.DataFrame:
+    """The manifest of `files` (path, label, sha256, size, width, height, reason: None if readable).
+
+    Of exact duplicates the first by path is kept; a content that lies in several classes is kept in none. Raises
+    DatasetError if the outcome breaks the schema.
+    """
+    manifest = files.sort_values("path", ignore_index=True)
+    manifest["reason"] = manifest["reason"].astype(object).where(manifest["reason"].notna(), None)
+    _mark_contradictions(manifest)
+    readable = manifest["reason"].isna()
+    repeated = readable & manifest[readable].duplicated("sha256").reindex(manifest.index, fill_value=False)
+    manifest["status"] = CORRUPT
+    manifest.loc[readable, "status"] = KEPT
+    manifest.loc[repeated, "status"] = DUPLICATE
+    first = manifest[readable & ~repeated].set_index("sha256")["path"]
+    manifest.loc[repeated, "reason"] = "same content as " + manifest.loc[repeated, "sha256"].map(first)
+    _assign_splits(manifest, holdout, shard_rows)
+    try:
+        return SCHEMA.validate(manifest, lazy=True)
+    except pa.errors.SchemaErrors as error:
+        raise DatasetError(f"the manifest breaks its schema: {error.failure_cases.head(EXAMPLES).to_dict()}") from error
+
+
+def require_trainable(manifest: pd.DataFrame, *, max_corrupt: float) -> None:
+    """Refuse a dataset with too many corrupt files, with one class only, or with an empty split; DatasetError."""
+    corrupt = manifest[manifest["status"] == CORRUPT]
+    share = len(corrupt) / max(1, len(manifest))
+    if share > max_corrupt:
+        examples = "; ".join(f"{row.path}: {row.reason}" for row in corrupt.head(EXAMPLES).itertuples())
+        raise DatasetError(
+            f"{len(corrupt)} of {len(manifest)} files ({share:.1%}) are corrupt, more than dataset.max_corrupt = "
+            f"{max_corrupt:.1%} allows; the first: {examples}"
+        )
+    kept = manifest[manifest["status"] == KEPT]
+    classes = sorted(kept["label"].unique())
+    if len(classes) < MIN_CLASSES:
+        raise DatasetError(f"the dataset has readable images of {len(classes)} class(es) {classes}; two are needed")
+    train = kept[kept["split"] == TRAIN]
+    if absent := sorted(set(classes) - set(train["label"])):
+        raise DatasetError(f"class {absent[0]!r} has no image in the training split; add images or lower the hold-out")
+    if len(train) == len(kept):
+        raise DatasetError(f"none of the {len(kept)} images fell into the hold-out; add images or raise the hold-out")
+
+
+def summarize(manifest: pd.DataFrame) -> dict[str, Any]:
+    """Counts of the manifest, as they stand in the job's result."""
+    kept = manifest[manifest["status"] == KEPT]
+    return {
+        "images": len(kept),
+        "train_images": int((kept["split"] == TRAIN).sum()),
+        "holdout_images": int((kept["split"] == HOLDOUT).sum()),
+        "classes": sorted(kept["label"].unique()),
+        "corrupt": int((manifest["status"] == CORRUPT).sum()),
+        "duplicates": int((manifest["status"] == DUPLICATE).sum()),
+    }
+
+
+def quarantine(manifest: pd.DataFrame) -> list[Mapping[str, str]]:
+    """The files that were left out, each with its path, status and reason."""
+    left_out = manifest[manifest["status"] != KEPT]
+    return [{"path": row.path, "status": row.status, "reason": row.reason} for row in left_out.itertuples()]
+
+
+def _mark_contradictions(manifest: pd.DataFrame) -> None:
+    readable = manifest[manifest["reason"].isna()]
+    labels = readable.groupby("sha256")["label"].agg(lambda names: sorted(set(names)))
+    contradictory = labels[labels.map(len) > 1]
+    rows = manifest["reason"].isna() & manifest["sha256"].isin(contradictory.index)
+    manifest.loc[rows, "reason"] = manifest.loc[rows, "sha256"].map(
+        contradictory.map(lambda names: f"the same image lies in classes {', '.join(names)}")
+    )
+
+
+def _assign_splits(manifest: pd.DataFrame, holdout: float, shard_rows: int) -> None:
+    kept = manifest[manifest["status"] == KEPT]
+    splits = kept["sha256"].map(lambda sha256: split_of(sha256, holdout))
+    manifest["split"] = splits.reindex(manifest.index).astype(object)
+    manifest["split"] = manifest["split"].where(manifest["split"].notna(), None)
+    manifest["shard"] = -1
+    for split in (TRAIN, HOLDOUT):
+        # In order of hashes the classes are mixed, and stay so in every prefix that a run on a fraction takes.
+        order = kept[splits == split].sort_values("sha256").index
+        manifest.loc[order, "shard"] = [shard_of(row, len(order), shard_rows) for row in range(len(order))]
+    manifest["shard"] = manifest["shard"].astype("int64")

@@ -1,0 +1,138 @@
+"""Files of the data lake, on `file://` and `s3://` (`s3a://`) alike, through pyarrow.
+
+S3 is addressed with the usual AWS environment variables, which the Lockbox secret brings.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from pyarrow import fs
+
+from spark_jobs.exceptions import StorageError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ListedFile:
+    """One file below a folder: its path relative to the folder, bytes, and time of change in nanoseconds."""
+
+    path: str
+    size: int
+    changed: int
+
+
+def join(uri: str, *parts: str) -> str:
+    """`uri` with path parts appended."""
+    return "/".join([uri.rstrip("/"), *parts])
+
+
+def locate(uri: str) -> tuple[fs.FileSystem, str]:
+    """The file system of `uri` and the path in it; raises StorageError for a scheme that is not known."""
+    parts = urlsplit(uri)
+    if parts.scheme == "file":
+        return fs.LocalFileSystem(), unquote(parts.path)
+    if parts.scheme in ("s3", "s3a"):
+        return _s3(), f"{parts.netloc}{parts.path}"
+    raise StorageError(f"{uri!r}: only file:///… and s3://bucket/… are known")
+
+
+def list_files(folder_uri: str) -> list[ListedFile]:
+    """All files below the folder, by path; raises StorageError if there is no such folder."""
+    filesystem, root = locate(folder_uri)
+    selector = fs.FileSelector(root, recursive=True)
+    entries = _explained(folder_uri, lambda: filesystem.get_file_info(selector))
+    start = len(root.rstrip("/")) + 1
+    files = [
+        ListedFile(entry.path[start:], entry.size, entry.mtime_ns or 0)
+        for entry in entries
+        if entry.type == fs.FileType.File
+    ]
+    return sorted(files, key=lambda file: file.path)
+
+
+def exists(uri: str) -> bool:
+    """Whether there is a file of this name."""
+    filesystem, path = locate(uri)
+    found = _explained(uri, lambda: filesystem.get_file_info(path))
+    return bool(found.type == fs.FileType.File)
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole content of a file; raises StorageError if it is not there."""
+    filesystem, path = locate(uri)
+
+    def read() -> bytes:
+        with filesystem.open_input_file(path) as stream:
+            return bytes(stream.read())
+
+    return _explained(uri, read)
+
+
+def write_bytes(uri: str, content: bytes) -> None:
+    """Write a file so that readers see either nothing or all of it."""
+    filesystem, path = locate(uri)
+
+    def write() -> None:
+        if isinstance(filesystem, fs.LocalFileSystem):
+            target = Path(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+            draft.write_bytes(content)
+            draft.replace(target)
+        else:
+            # S3 shows an object when its upload is complete.
+            with filesystem.open_output_stream(path) as stream:
+                stream.write(content)
+
+    _explained(uri, write)
+
+
+def read_json(uri: str) -> Any:
+    """The JSON in a file; raises StorageError if it is not there or no JSON."""
+    try:
+        return json.loads(read_bytes(uri))
+    except ValueError as error:
+        raise StorageError(f"{uri} holds no JSON: {error}") from error
+
+
+def write_json(uri: str, document: Any) -> None:
+    """Write JSON, atomically."""
+    write_bytes(uri, json.dumps(document, indent=2, sort_keys=True).encode())
+
+
+def delete(uri: str) -> None:
+    """Delete a file if it is there."""
+    filesystem, path = locate(uri)
+    if exists(uri):
+        _explained(uri, lambda: filesystem.delete_file(path))
+
+
+@functools.cache
+def _s3() -> fs.FileSystem:
+    environment = os.environ
+    endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
+    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+    options: dict[str, Any] = {"region": region} if region else {}
+    if endpoint:
+        parts = urlsplit(endpoint)
+        options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
+    return fs.S3FileSystem(**options)
+
+
+def _explained(uri: str, action: Callable[[], T]) -> T:
+    try:
+        return action()
+    except FileNotFoundError as error:
+        raise StorageError(f"{uri} does not exist") from error
+    except OSError as error:
+        raise StorageError(f"{uri}: {error}") from error
