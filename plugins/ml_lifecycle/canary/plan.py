@@ -1,0 +1,74 @@
+"""When a rollout takes its next step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from ml_lifecycle.canary.verdict import Outcome, Verdict
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Traffic percents rising to 100; times in seconds. `min_requests` are the canary's in one step."""
+
+    steps: tuple[int, ...]
+    dwell_seconds: float
+    look_seconds: float
+    min_requests: int
+    deadline_seconds: float
+    on_deadline: Literal["roll_back", "freeze"] = "roll_back"
+
+    @property
+    def canary_steps(self) -> tuple[int, ...]:
+        """The steps below 100: reaching 100 is the promotion."""
+        return tuple(step for step in self.steps if step < 100)
+
+
+class Move(StrEnum):
+    """What the rollout does after a look."""
+
+    STAY = "stay"
+    NEXT_STEP = "next_step"
+    PROMOTE = "promote"
+    ROLL_BACK = "roll_back"
+    FREEZE = "freeze"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a rollout stands; times are Unix seconds."""
+
+    step: int
+    step_since: float
+    step_requests: int
+    opened_at: float
+
+
+def next_move(plan: Plan, position: Position, verdict: Verdict, now: float) -> tuple[Move, str]:
+    """The move, and why.
+
+    A step ends after its dwell time and its minimum of requests; only the last one before 100 waits for the verdict
+    `promote`. A rollout that its deadline finds undecided ends as the plan says.
+    """
+    if verdict.outcome is Outcome.ROLL_BACK:
+        return Move.ROLL_BACK, verdict.reason
+    waiting = _waiting_for(plan, position, now)
+    last = position.step + 1 >= len(plan.canary_steps)
+    if not waiting and last and verdict.outcome is Outcome.PROMOTE:
+        return Move.PROMOTE, verdict.reason
+    if now - position.opened_at >= plan.deadline_seconds:
+        late = f"undecided after {plan.deadline_seconds / 60:g} minutes: {verdict.reason}"
+        return (Move.ROLL_BACK if plan.on_deadline == "roll_back" else Move.FREEZE), late
+    if waiting or last:
+        return Move.STAY, waiting or verdict.reason
+    return Move.NEXT_STEP, "dwell time and requests reached"
+
+
+def _waiting_for(plan: Plan, position: Position, now: float) -> str:
+    if now - position.step_since < plan.dwell_seconds:
+        return f"{position.step_since + plan.dwell_seconds - now:.0f} s left of this step"
+    if position.step_requests < plan.min_requests:
+        return f"{position.step_requests} of at least {plan.min_requests} requests on this step"
+    return ""

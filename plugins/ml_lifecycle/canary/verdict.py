@@ -1,0 +1,178 @@
+"""What the evidence says: promote, hold or roll back. Pure, numpy only, usable without Airflow.
+
+Two metrics are judged, errors and slow requests. For each, harm is a canary whose rate is at least `margin` times the
+stable's and at least `floor`. α is split over the metrics: a false roll-back by either costs at most α in all. β is
+not: a promotion asks that harm be rejected for every metric, each by one of two tests that share β.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+
+from ml_lifecycle.canary.evidence import Counts, Evidence, Window, slow_thresholds
+from ml_lifecycle.canary.sequential import floor_evidence, ratio_evidence
+
+_METRICS = 2
+_CATASTROPHE_REQUESTS = 10
+_CATASTROPHE_RATE = 0.5
+
+
+class Outcome(StrEnum):
+    """What to do."""
+
+    PROMOTE = "promote"
+    HOLD = "hold"
+    ROLL_BACK = "roll_back"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What counts as harm, and how often a verdict may err."""
+
+    margin: float = 1.5
+    floor: float = 0.001
+    alpha: float = 0.01
+    beta: float = 0.05
+    latency_quantile: float = 0.95
+    latency_ratio: float = 1.5
+
+
+@dataclass(frozen=True)
+class MetricVerdict:
+    """One metric: `harm` and the larger of `ratio` and `floor` are e-values' logarithms over those they must reach."""
+
+    name: str
+    outcome: Outcome
+    reason: str
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome, why in one sentence for each metric, and the numbers behind."""
+
+    outcome: Outcome
+    reasons: tuple[str, ...]
+    numbers: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def reason(self) -> str:
+        """All reasons as one sentence."""
+        return "; ".join(self.reasons)
+
+
+def judge(evidence: Evidence, limits: Limits) -> Verdict:
+    """The verdict on everything seen so far; without data: hold."""
+    if not evidence.totals.canary.requests:
+        return Verdict(Outcome.HOLD, ("no requests on the canary yet",))
+    if not evidence.totals.stable.requests:
+        return Verdict(Outcome.HOLD, ("no requests on the stable side yet",))
+    metrics = [_errors(evidence, limits), _latency(evidence, limits)]
+    outcomes = [metric.outcome for metric in metrics]
+    if Outcome.ROLL_BACK in outcomes:
+        outcome = Outcome.ROLL_BACK
+    elif all(outcome is Outcome.PROMOTE for outcome in outcomes):
+        outcome = Outcome.PROMOTE
+    else:
+        outcome = Outcome.HOLD
+    telling = [metric for metric in metrics if metric.outcome is outcome]
+    numbers = {f"{metric.name}.{key}": value for metric in metrics for key, value in metric.numbers.items()}
+    return Verdict(outcome, tuple(metric.reason for metric in telling), numbers)
+
+
+def catastrophe(window: Window) -> str:
+    """Why the canary must go at once, after this one look; empty if it need not.
+
+    Half of at least ten requests failed, and the stable side does at least twice as well: no false alarm of chance.
+    """
+    canary, stable = window.canary, window.stable
+    rate = canary.errors / canary.requests if canary.requests else 0.0
+    beside = stable.errors / stable.requests if stable.requests else 0.0
+    if canary.requests < _CATASTROPHE_REQUESTS or rate < _CATASTROPHE_RATE or beside > rate / 2:
+        return ""
+    return (
+        f"{canary.errors} of {canary.requests} canary requests failed within one look ({rate:.0%}), "
+        f"{beside:.2%} on the stable side"
+    )
+
+
+def expected_requests(limits: Limits, *, error_rate: float, share: float, looks: int = 60) -> float:
+    """Canary requests until a version as good as the stable one is cleared of harm by errors; infinity if never.
+
+    `error_rate` is the base rate of both sides, `share` the canary's share of the traffic. An expectation without
+    noise: half of all rollouts need more.
+    """
+    low, high = 1.0, 1e9
+    if not _cleared(high, limits, error_rate, share, looks):
+        return math.inf
+    while high / low > 1.01:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if _cleared(middle, limits, error_rate, share, looks) else (middle, high)
+    return high
+
+
+def _cleared(requests: float, limits: Limits, error_rate: float, share: float, looks: int) -> bool:
+    canary_n = np.full(looks, requests / looks)
+    stable_n = canary_n * (1 - share) / share
+    against_margin = ratio_evidence(
+        canary_n, canary_n * error_rate, stable_n, stable_n * error_rate, ratio=limits.margin, direction=-1
+    )
+    against_floor = floor_evidence(canary_n, canary_n * error_rate, floor=limits.floor)
+    return max(float(against_margin[-1]), float(against_floor[-1])) >= math.log(2 / limits.beta)
+
+
+def _errors(evidence: Evidence, limits: Limits) -> MetricVerdict:
+    canary, stable = evidence.totals.canary, evidence.totals.stable
+    seen = (
+        f"{canary.errors} of {canary.requests} canary requests failed ({canary.errors / canary.requests:.2%}), "
+        f"{stable.errors / stable.requests:.2%} on the stable side"
+    )
+    return _compare("errors", evidence.errors, seen, limits, margin=limits.margin, floor=limits.floor)
+
+
+def _latency(evidence: Evidence, limits: Limits) -> MetricVerdict:
+    canary, stable = evidence.totals.canary.latency, evidence.totals.stable.latency
+    quantile, ratio = limits.latency_quantile, limits.latency_ratio
+    thresholds = slow_thresholds(stable, quantile, ratio)
+    if thresholds is None:
+        last = f"{stable.bounds[-1]:g} s" if stable.bounds else "none"
+        reason = (
+            f"latency cannot be judged: the histogram's last bound ({last}) is too low for {ratio:g}× the stable side"
+        )
+        return MetricVerdict("latency", Outcome.HOLD, reason)
+    seen = (
+        f"p{quantile * 100:g} is {canary.quantile(quantile) * 1000:.0f} ms on the canary, "
+        f"{stable.quantile(quantile) * 1000:.0f} ms on the stable side"
+    )
+    # The thresholds differ by the ratio already: see Evidence.add.
+    return _compare("latency", evidence.slow, seen, limits, margin=1.0, floor=1 - quantile)
+
+
+def _compare(
+    name: str, looks: tuple[Counts, ...], seen: str, limits: Limits, *, margin: float, floor: float
+) -> MetricVerdict:
+    table = np.array([look.numbers for look in looks], dtype=np.float64).reshape(-1, 4)
+    canary_n, canary_e, stable_n, stable_e = table.T
+    more = ratio_evidence(canary_n, canary_e, stable_n, stable_e, ratio=1.0, direction=1)
+    less = ratio_evidence(canary_n, canary_e, stable_n, stable_e, ratio=margin, direction=-1)
+    below = floor_evidence(canary_n, canary_e, floor=floor)
+    clear = math.log(2 / limits.beta)
+    numbers = {
+        "harm": float(more[-1]) / math.log(_METRICS / limits.alpha),
+        "ratio": float(less[-1]) / clear,
+        "floor": float(below[-1]) / clear if floor > 0 else 0.0,
+    }
+    worse = canary_e.sum() * stable_n.sum() > stable_e.sum() * canary_n.sum()
+    better = canary_e.sum() * stable_n.sum() < margin * stable_e.sum() * canary_n.sum()
+    if numbers["harm"] >= 1 and worse and numbers["floor"] < 1:
+        return MetricVerdict(name, Outcome.ROLL_BACK, f"{name}: {seen}", numbers)
+    if numbers["floor"] >= 1 or (numbers["ratio"] >= 1 and better):
+        return MetricVerdict(name, Outcome.PROMOTE, f"{name}: {seen}", numbers)
+    progress = max(numbers["ratio"], numbers["floor"], 0.0)
+    return MetricVerdict(
+        name, Outcome.HOLD, f"{name}: undecided, {seen}, {progress:.0%} of the evidence needed", numbers
+    )
