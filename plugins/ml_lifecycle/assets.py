@@ -47,3 +47,9 @@ def incoming_models(asset: Asset, context: Mapping[str, Any]) -> list[ModelEvent
     if not events:
         events = list(context["inlet_events"][asset])[-1:]
     return newest_per_model(event.extra for event in events)
+
+
+def requested_models(context: Mapping[str, Any]) -> list[str]:
+    """The models that RETRAIN_REQUEST events asked for, each once; empty in a run that no request started."""
+    events = context["triggering_asset_events"].get(RETRAIN_REQUEST, ())
+    return list(dict.fromkeys(str(event.extra["model"]) for event in events if event.extra.get("model")))

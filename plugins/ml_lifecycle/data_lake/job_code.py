@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 
 from ml_lifecycle.data_lake.client import DataLake
-from ml_lifecycle.data_lake.exceptions import DataLakeError
 from ml_lifecycle.data_lake.layout import JOB_ARCHIVE, join
+from ml_lifecycle.exceptions import SettingsError
 from ml_lifecycle.resources import resource
 
 MAIN_FILES = ("ingest.py", "train.py", "evaluate.py")
@@ -20,7 +20,7 @@ SERVING_FILES = ("serving/__init__.py", "serving/preprocessing.py")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
-class EnvironmentMissingError(DataLakeError):
+class EnvironmentMissingError(SettingsError):
     """The packed Python environment that settings name is not there."""
 
     def __init__(self, environment: str) -> None:
@@ -68,13 +68,18 @@ def upload_job_code(lake: DataLake, code: JobCode) -> str:
     return uri
 
 
+def check_environment(environment: str | None) -> None:
+    """EnvironmentMissingError if settings name a local file that is not there."""
+    if environment is not None and "://" not in environment and not Path(environment).is_file():
+        raise EnvironmentMissingError(environment)
+
+
 def upload_environment(lake: DataLake, environment: str | None) -> str | None:
     """URI of the packed Python environment: a local file is uploaded once, under its digest; a URI is kept."""
+    check_environment(environment)
     if environment is None or "://" in environment:
         return environment
     file = Path(environment)
-    if not file.is_file():
-        raise EnvironmentMissingError(environment)
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()[:20]
     return lake.upload_file(file, lake.layout.environment(digest))

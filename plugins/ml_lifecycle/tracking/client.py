@@ -223,8 +223,9 @@ def connect(connection_id: str) -> Iterator[TrackingClient]:
 
 
 def _read_connection(connection_id: str) -> tuple[str, dict[str, str]]:
+    from airflow.providers.common.compat.sdk import AirflowNotFoundException
     from airflow.sdk import BaseHook
-    from airflow.sdk.exceptions import AirflowNotFoundException, AirflowRuntimeError
+    from airflow.sdk.exceptions import AirflowRuntimeError
 
     try:
         connection = BaseHook.get_connection(connection_id)

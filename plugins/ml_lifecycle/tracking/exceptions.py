@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ml_lifecycle.exceptions import LifecycleError
+from ml_lifecycle.exceptions import LifecycleError, SettingsError
 
 
 class TrackingError(LifecycleError):
@@ -50,5 +50,9 @@ class ServingArtifactMissingError(TrackingError):
         super().__init__(f"MLflow run {run_id} has no artifact folder {folder!r}: its evaluate job did not finish")
 
 
-class PromotionByHandError(TrackingError):
+class PromotionByHandError(SettingsError):
     """A promotion by hand lacks what it needs."""
+
+
+class NoCandidateError(SettingsError):
+    """There is no version to judge."""

@@ -1,0 +1,38 @@
+"""Every ten minutes: ends what a crash left behind, so that nothing costs money or traffic unseen."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import DAG, Param
+
+from ml_lifecycle.dataproc.operators import SweepClustersOperator
+from ml_lifecycle.kserve.operators import SweepRolloutsOperator
+
+DOC = """
+### Clean up
+
+- **`sweep_clusters`** deletes our clusters (label `managed-by=ml-lifecycle`) past their label `expires-at`.
+- **`sweep_rollouts`** closes rollouts whose lease nobody has renewed for ten minutes, as `rollout.on_deadline` says.
+- **Param `dry_run`**: only say what would be done.
+"""
+
+with DAG(
+    "clean_up",
+    schedule=timedelta(minutes=10),
+    catchup=False,
+    max_active_runs=1,
+    params={"dry_run": Param(default=False, type="boolean", description="Only say what would be deleted and closed")},
+    default_args={
+        "owner": "ml-platform",
+        "retries": 1,
+        "retry_delay": timedelta(seconds=15),
+        "execution_timeout": timedelta(minutes=9),
+    },
+    render_template_as_native_obj=True,
+    tags=["ml-lifecycle", "clean-up"],
+    description="Deletes clusters past their time to live and closes abandoned rollouts",
+    doc_md=DOC,
+) as dag:
+    SweepClustersOperator(task_id="sweep_clusters", dry_run="{{ params.dry_run }}")
+    SweepRolloutsOperator(task_id="sweep_rollouts", dry_run="{{ params.dry_run }}")

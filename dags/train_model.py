@@ -1,0 +1,234 @@
+"""Trains a model on a Data Processing cluster that lives no longer than the training."""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, AssetAlias, Param, TriggerRule, get_current_context, task
+
+from ml_lifecycle.assets import CANDIDATE_MODEL, RETRAIN_REQUEST, ModelEvent, requested_models
+from ml_lifecycle.dataproc.operators import (
+    DeleteClusterOperator,
+    PysparkJobOperator,
+    SubmitClusterOperator,
+    WaitForClusterOperator,
+)
+from ml_lifecycle.params import optional, overrides, refusing
+from ml_lifecycle.settings_variable import read_settings
+from ml_lifecycle.tracking.links import RUN_URL, MlflowRunLink
+from ml_lifecycle.training_plan import TrainingRun, candidate_tags, plan_training, specification
+
+log = logging.getLogger(__name__)
+
+# A run trains one model; requests for others that arrived with it are passed on to the next run.
+LEFT_REQUESTS = AssetAlias("retrain_requests_left")
+
+SETTINGS = {
+    "dataset": "dataset.name",
+    "image_size": "dataset.image_size",
+    "channels": "dataset.channels",
+    "holdout": "dataset.holdout",
+    "max_corrupt": "dataset.max_corrupt",
+    "epochs": "training.epochs",
+    "fraction": "training.fraction",
+    "batch_size": "training.batch_size",
+    "learning_rate": "training.learning_rate",
+    "processes": "training.processes",
+    "width": "training.width",
+    "seed": "training.seed",
+    "gpu": "training.gpu",
+    "compute_hosts": "cluster.compute_hosts",
+    "compute_preset": "cluster.compute.preset",
+    "preemptible": "cluster.preemptible",
+    "experiment": "experiment",
+}
+
+PARAMS = {
+    "model": Param("digits", type="string", description="Registered model; also the default name of its data set"),
+    "dataset": optional("string", "Folder below datasets/ in the data lake", section="Data"),
+    "image_size": optional("integer", "Side of the square that the model sees, pixels", section="Data", minimum=8),
+    "channels": optional("integer", "1 for grey, 3 for colour", section="Data", enum=[None, 1, 3]),
+    "holdout": optional("number", "Share of files held out", section="Data", exclusiveMinimum=0, exclusiveMaximum=1),
+    "max_corrupt": optional("number", "Share of unreadable files tolerated", section="Data", minimum=0, maximum=1),
+    "epochs": optional("integer", "Passes over the training split", section="Training", minimum=1),
+    "fraction": optional("number", "Share of the training split used", section="Training", maximum=1),
+    "batch_size": optional("integer", "Images a process sees in one step", section="Training", minimum=1),
+    "learning_rate": optional("number", "Peak learning rate", section="Training", exclusiveMinimum=0),
+    "processes": optional("integer", "Training processes over all hosts", section="Training", minimum=1),
+    "width": optional("integer", "Channels of the network's first stage", section="Training", minimum=4),
+    "seed": optional("integer", "Seed of initialisation and shuffling", section="Training", minimum=0),
+    "gpu": optional("boolean", "Train on GPUs", section="Training"),
+    "compute_hosts": optional("integer", "Compute hosts", section="Cluster", minimum=1, maximum=32),
+    "compute_preset": optional("string", "Resource preset of the compute hosts", section="Cluster"),
+    "preemptible": optional("boolean", "Cheaper hosts that may be taken away", section="Cluster"),
+    "experiment": optional("string", "MLflow experiment", section="Tracking"),
+}
+
+DOC = """
+### Train a model
+
+Creates a Data Processing cluster, prepares the data set, trains, evaluates on the hold-out beside the reigning
+champion, and registers the version in MLflow under the alias `challenger`. The cluster is deleted whatever happened.
+
+- **Starts** by hand, or when `retrain_request` is updated. **Emits** `candidate_model`, which starts `promote_model`.
+- **Params** override the settings of the model for this run; null means "not given".
+- **`prepare`** refuses bad settings, a missing or one-class data set and unreachable services before anything is made.
+- A failure marks the MLflow run failed. What a crash leaves, `clean_up` deletes after the cluster's time to live.
+"""
+
+
+def job(name: str, found: str = "{}") -> PysparkJobOperator:
+    """A Spark job, whose specification is the one known in `prepare` and what earlier jobs `found`."""
+    result = f"ti.xcom_pull('prepare', key='results') ~ '/' ~ ti.xcom_pull('submit_cluster') ~ '/{name}.json'"
+    known = f"ti.xcom_pull('prepare', key='{name}_specification')"
+    return PysparkJobOperator(
+        task_id=name,
+        cluster_id=submit_cluster.output,
+        job_name=plan[f"{name}_name"],
+        main_python_file_uri=plan[f"{name}_file"],
+        python_file_uris=plan["python_files"],
+        args=["--specification", f"{{{{ specification({known}, {result}, {found}) }}}}"],
+        properties=plan[f"{name}_properties"],
+        result_uri=f"{{{{ {result} }}}}",
+        data_lake_conn_id=plan["data_lake_conn_id"],
+        yandex_conn_id=plan["yandex_conn_id"],
+        timeout_minutes=plan["job_timeout_minutes"],
+    )
+
+
+with DAG(
+    "train_model",
+    schedule=[RETRAIN_REQUEST],
+    catchup=False,
+    max_active_runs=8,
+    params=PARAMS,
+    default_args={"owner": "ml-platform", "retries": 1, "retry_delay": timedelta(seconds=15)},
+    user_defined_macros={"specification": specification},
+    tags=["ml-lifecycle", "training"],
+    description="Trains a model on a cluster of its own and registers the version as challenger",
+    doc_md=DOC,
+) as dag:
+
+    @task(multiple_outputs=True, outlets=[LEFT_REQUESTS], execution_timeout=timedelta(hours=1))
+    def prepare(params: dict[str, Any]) -> dict[str, Any]:
+        """Validate everything, upload the job code, start the MLflow run, plan the rest."""
+        from ml_lifecycle.data_lake.client import DataLake
+        from ml_lifecycle.data_lake.job_code import (
+            check_environment,
+            code_version,
+            pack_job_code,
+            upload_environment,
+            upload_job_code,
+        )
+        from ml_lifecycle.dataproc.client import check_reachable
+        from ml_lifecycle.tracking.client import CHAMPION, connect
+
+        context = get_current_context()
+        model, *left = requested_models(context) or [params["model"]]
+        with refusing():
+            settings = read_settings(model, overrides(params, SETTINGS))
+            lake = DataLake(settings.data_lake, settings.connections.storage)
+            classes = lake.check_dataset(settings.dataset_name)
+            check_environment(settings.cluster.environment)
+        check_reachable(settings.connections.yandex)
+        with connect(settings.connections.tracking) as tracking:
+            job_code = upload_job_code(lake, pack_job_code())
+            environment = upload_environment(lake, settings.cluster.environment)
+            dag_run = context["dag_run"]
+            champion = tracking.find_alias(model, CHAMPION)
+            served = champion is not None and champion.storage_uri != ""
+            run = tracking.start_run(
+                settings.experiment,
+                dag_id=dag_run.dag_id,
+                dag_run_id=dag_run.run_id,
+                name=f"{model} {dag_run.run_id}",
+                tags={"model": model, "dataset": settings.dataset_name, "git.commit": code_version()},
+            )
+        log.info("%s: classes %s; MLflow run %s", settings.dataset_name, ", ".join(classes), run.url)
+        context["ti"].xcom_push(RUN_URL, run.url)
+        for other in left:
+            context["outlet_events"][LEFT_REQUESTS].add(RETRAIN_REQUEST, extra={"model": other})
+        facts = TrainingRun(
+            dag_id=dag_run.dag_id,
+            dag_run_id=dag_run.run_id,
+            tracking_uri=tracking.uri,
+            run_id=run.run_id,
+            job_code=job_code,
+            environment=environment,
+            champion={"version": champion.version, "storage_uri": champion.storage_uri} if served else None,
+        )
+        return plan_training(settings, facts, now=time.time())
+
+    @task(outlets=[CANDIDATE_MODEL], execution_timeout=timedelta(minutes=15))
+    def register(plan: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
+        """Register the version under the alias challenger and tell promote_model."""
+        from ml_lifecycle.tracking.client import CHALLENGER, connect
+
+        model, run_id = plan["model"], plan["run_id"]
+        with connect(plan["connections"]["tracking"]) as tracking:
+            version = tracking.register_version(
+                model, run_id=run_id, source=evaluation["model_uri"], tags=candidate_tags(evaluation)
+            )
+            tracking.set_alias(model, CHALLENGER, version.version)
+            tracking.end_run(run_id)
+            log.info(
+                "%s version %s is challenger: %s", model, version.version, tracking.version_url(model, version.version)
+            )
+        event = ModelEvent(
+            model=model,
+            version=version.version,
+            run_id=run_id,
+            metrics={"accuracy": evaluation["accuracy"], "loss": evaluation["loss"]},
+        )
+        get_current_context()["outlet_events"][CANDIDATE_MODEL].extra = event.model_dump()
+        return event.model_dump()
+
+    @task(trigger_rule=TriggerRule.ONE_FAILED, execution_timeout=timedelta(minutes=15))
+    def mark_run_failed(plan: dict[str, Any]) -> None:
+        """Mark the MLflow run failed and say where the reason stands."""
+        from ml_lifecycle.tracking.client import connect
+
+        with connect(plan["connections"]["tracking"]) as tracking:
+            run = get_current_context()["dag_run"]
+            tracking.fail_run(plan["run_id"], f"Airflow run {run.run_id} of {run.dag_id} failed; its task log says why")
+
+    plan = prepare()
+    plan.operator.operator_extra_links = (MlflowRunLink(),)
+    submit_cluster = SubmitClusterOperator(
+        task_id="submit_cluster",
+        cluster=plan["cluster"],
+        cluster_name=plan["cluster_name"],
+        labels=plan["labels"],
+        yandex_conn_id=plan["yandex_conn_id"],
+    )
+    wait_for_cluster = WaitForClusterOperator(
+        task_id="wait_for_cluster",
+        cluster_id=submit_cluster.output,
+        operation_id=submit_cluster.output["operation_id"],
+        timeout_minutes=plan["create_timeout_minutes"],
+        yandex_conn_id=plan["yandex_conn_id"],
+    )
+    ingest = job("ingest")
+    train = job("train", "{'prepared_uri': ti.xcom_pull('ingest')['prepared_uri']}")
+    evaluate = job(
+        "evaluate",
+        "{'prepared_uri': ti.xcom_pull('ingest')['prepared_uri'], 'state_uri': ti.xcom_pull('train')['state_uri']}",
+    )
+    delete_cluster = DeleteClusterOperator(
+        task_id="delete_cluster",
+        cluster_id=submit_cluster.output,
+        cluster_name=plan["cluster_name"],
+        yandex_conn_id=plan["yandex_conn_id"],
+        retries=3,
+    )
+    registered = register(plan, evaluate.output)
+
+    work = [wait_for_cluster, ingest, train, evaluate]
+    plan >> submit_cluster >> wait_for_cluster >> ingest >> train >> evaluate >> delete_cluster
+    # `prepare` is a setup too: a failed setup alone would keep the teardown from running, and a submission that
+    # failed half-way may have made a cluster.
+    delete_cluster.as_teardown(setups=[plan.operator, submit_cluster], on_failure_fail_dagrun=True)
+    [submit_cluster, *work, registered] >> mark_run_failed(plan)

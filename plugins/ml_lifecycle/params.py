@@ -1,0 +1,32 @@
+"""DAG params: flat, each null unless given, with a schema that is static; and the way from them to settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from airflow.sdk import Param
+
+from ml_lifecycle.exceptions import SettingsError
+
+
+def optional(kind: str, description: str, **schema: Any) -> Param:
+    """A param of JSON type `kind` that overrides a setting for one run when it is given."""
+    return Param(None, type=["null", kind], description=description, **schema)
+
+
+def overrides(params: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, Any]:
+    """Dotted settings path to value, for the params that were given; `paths` maps param to path."""
+    return {path: params[name] for name, path in paths.items() if params.get(name) is not None}
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """A setting or param refused inside fails the task at once: trying again would not change the input."""
+    from airflow.providers.common.compat.sdk import AirflowFailException
+
+    try:
+        yield
+    except SettingsError as error:
+        raise AirflowFailException(str(error)) from error

@@ -1,0 +1,105 @@
+"""What `promote_model` does to one candidate, across tracking and the data lake; every step may be repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ml_lifecycle.assets import CANDIDATE_MODEL, ModelEvent, incoming_models
+from ml_lifecycle.data_lake.client import DataLake
+from ml_lifecycle.settings import Settings
+from ml_lifecycle.settings_variable import read_settings
+from ml_lifecycle.tracking.client import CHALLENGER, CHAMPION, ModelVersion, TrackingClient, connect
+from ml_lifecycle.tracking.exceptions import NoCandidateError, PromotionByHandError
+from ml_lifecycle.tracking.gate import Limits, judge
+
+SERVING_ARTIFACT = "serving"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate said of a candidate; without refusals it may be published."""
+
+    evidence: list[str]
+    refusals: list[str]
+    run_url: str
+
+
+def candidates(params: Mapping[str, Any], context: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The versions to judge, as `{model, version}`: what params name, else what candidate events say."""
+    model, version, reason = params["model"], params["version"], params["reason"]
+    if reason and not (model and version):
+        raise PromotionByHandError("reason promotes by hand and needs the params model and version too")
+    if version and not model:
+        raise NoCandidateError(f"version = {version!r} needs the param model")
+    if model and not version:
+        return [{"model": model, "version": _challenger(model)}]
+    if model:
+        return [{"model": model, "version": version}]
+    events = incoming_models(CANDIDATE_MODEL, context)
+    if not events:
+        raise NoCandidateError("no candidate_model event has arrived; train a model, or give the param model")
+    return [{"model": event.model, "version": event.version} for event in events]
+
+
+def judge_candidate(settings: Settings, version: str, *, reason: str | None = None) -> Verdict:
+    """Judge a version and write the evidence on it; with a `reason` a published version passes by hand."""
+    with connect(settings.connections.tracking) as tracking:
+        candidate = tracking.version(settings.model, version)
+        run_url = tracking.run_url(candidate.run_id)
+        champion = tracking.find_alias(settings.model, CHAMPION)
+        if reason:
+            return _pass_by_hand(tracking, candidate, reason, run_url)
+        if champion is not None and champion.version == version:
+            return Verdict([f"version {version} is champion already"], [], run_url)
+        judgement = judge(
+            tracking.run_metrics(candidate.run_id),
+            Limits(**settings.gate.model_dump()),
+            champion=champion.version if champion else None,
+            compared_with=candidate.tags.get("compared_with"),
+        )
+        tracking.log_table(candidate.run_id, "gate", judgement.rows())
+        tracking.tag_version(settings.model, version, judgement.tags())
+    return Verdict([check.sentence for check in judgement.checks], judgement.refusals, run_url)
+
+
+def publish_candidate(settings: Settings, version: str, *, by: str) -> ModelEvent:
+    """Write the serving files, check them, tag the version, and move the alias champion to it."""
+    lake = DataLake(settings.data_lake, settings.connections.storage)
+    with connect(settings.connections.tracking) as tracking:
+        candidate = tracking.version(settings.model, version)
+        if candidate.storage_uri:
+            storage_uri = candidate.storage_uri
+            lake.verify_serving_files(storage_uri)
+        else:
+            files = tracking.read_artifacts(candidate.run_id, SERVING_ARTIFACT)
+            storage_uri = lake.write_serving_files(settings.model, version, files)
+        tracking.tag_version(settings.model, version, {"storage_uri": storage_uri, "promoted_by": by})
+        tracking.set_alias(settings.model, CHAMPION, version)
+        metrics = tracking.run_metrics(candidate.run_id)
+    return ModelEvent(
+        model=settings.model,
+        version=version,
+        run_id=candidate.run_id,
+        storage_uri=storage_uri,
+        metrics={name: metrics[f"holdout_{name}"] for name in ("accuracy", "loss") if f"holdout_{name}" in metrics},
+    )
+
+
+def _challenger(model: str) -> str:
+    with connect(read_settings(model).connections.tracking) as tracking:
+        found = tracking.find_alias(model, CHALLENGER)
+    if found is None:
+        raise NoCandidateError(f"model = {model!r} has no version under the alias challenger; train it first")
+    return found.version
+
+
+def _pass_by_hand(tracking: TrackingClient, candidate: ModelVersion, reason: str, run_url: str) -> Verdict:
+    if not candidate.storage_uri:
+        raise PromotionByHandError(
+            f"version = {candidate.version!r} of {candidate.model!r} was never published; by hand only a version that "
+            "once passed the gate can become champion again"
+        )
+    tracking.tag_version(candidate.model, candidate.version, {"gate": "by hand", "promotion_reason": reason})
+    return Verdict([f"promoted by hand: {reason}"], [], run_url)

@@ -1,0 +1,158 @@
+"""What one training run will be called, cost and do, decided before anything is created. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ml_lifecycle.data_lake.layout import JOB_ARCHIVE, Layout, join, spark_uri
+from ml_lifecycle.settings import Settings
+
+LABEL_LENGTH = 63
+ENVIRONMENT_PYTHON = "./environment/bin/python"
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """The facts of a run that settings do not hold. `job_code` and `environment` are URIs in the data lake."""
+
+    dag_id: str
+    dag_run_id: str
+    tracking_uri: str
+    run_id: str
+    job_code: str
+    environment: str | None
+    champion: Mapping[str, str] | None
+
+
+def run_key(dag_id: str, dag_run_id: str) -> str:
+    """Ten hexadecimal digits for an Airflow run, whose own id no name of Kubernetes or Yandex may hold."""
+    return hashlib.sha256(f"{dag_id}\0{dag_run_id}".encode()).hexdigest()[:10]
+
+
+def label(text: str) -> str:
+    """`text` as a Yandex label value: lower case, what is not allowed as hyphens, at most 63."""
+    return re.sub(r"[^-_0-9a-z]", "-", text.lower())[:LABEL_LENGTH]
+
+
+def labels(settings: Settings, dag_id: str, dag_run_id: str, now: float) -> dict[str, str]:
+    """Who made the cluster, and from when `clean_up` may delete it."""
+    return {
+        "managed-by": "ml-lifecycle",
+        "model": label(settings.model),
+        "dag": label(dag_id),
+        "run": label(dag_run_id),
+        "expires-at": str(math.ceil(now + settings.cluster.time_to_live_hours * 3600)),
+    }
+
+
+def plan_training(settings: Settings, run: TrainingRun, now: float) -> dict[str, Any]:
+    """Everything that the tasks after `prepare` template, as flat JSON; holds no secret."""
+    key = run_key(run.dag_id, run.dag_run_id)
+    plan: dict[str, Any] = {
+        "model": settings.model,
+        "run_id": run.run_id,
+        "connections": settings.connections.model_dump(mode="json"),
+        "yandex_conn_id": settings.connections.yandex,
+        "data_lake_conn_id": settings.connections.storage,
+        "cluster": settings.cluster.model_dump(mode="json"),
+        "cluster_name": f"{settings.model}-{key}",
+        "labels": labels(settings, run.dag_id, run.dag_run_id, now),
+        "create_timeout_minutes": settings.cluster.create_timeout_minutes,
+        "job_timeout_minutes": settings.cluster.job_timeout_minutes,
+        "python_files": [spark_uri(join(run.job_code, JOB_ARCHIVE))],
+        "results": Layout(settings.data_lake).results(key),
+    }
+    for job, known in _jobs(settings, run).items():
+        plan[f"{job}_name"] = f"{job}-{key}"
+        plan[f"{job}_file"] = spark_uri(join(run.job_code, f"{job}.py"))
+        plan[f"{job}_properties"] = properties(settings, run.environment) | (_slots(settings) if job == "train" else {})
+        plan[f"{job}_specification"] = known
+    return plan
+
+
+def specification(known: Mapping[str, Any], result_uri: str, found: Mapping[str, Any]) -> str:
+    """A job's JSON: what was known before, and what the jobs before it `found`."""
+    return json.dumps({**known, **found, "result_uri": spark_uri(result_uri)})
+
+
+def candidate_tags(evaluation: Mapping[str, Any]) -> dict[str, str]:
+    """What a version carries of its evaluation: `promote_model` reads with whom it was compared."""
+    champion = evaluation.get("champion") or {}
+    return {
+        "compared_with": str(champion.get("version", "none")),
+        "holdout_accuracy": f"{evaluation['accuracy']:.6g}",
+        "holdout_loss": f"{evaluation['loss']:.6g}",
+        "holdout_images": str(evaluation["holdout_images"]),
+    }
+
+
+def properties(settings: Settings, environment: str | None) -> dict[str, str]:
+    """Spark properties of every job; the setting `cluster.spark_properties` has the last word."""
+    found: dict[str, str] = {}
+    if environment is not None:
+        found = {
+            "spark.submit.deployMode": "cluster",
+            "spark.yarn.dist.archives": f"{spark_uri(environment)}#environment",
+            "spark.yarn.appMasterEnv.PYSPARK_PYTHON": ENVIRONMENT_PYTHON,
+            "spark.yarn.appMasterEnv.PYSPARK_DRIVER_PYTHON": ENVIRONMENT_PYTHON,
+            "spark.executorEnv.PYSPARK_PYTHON": ENVIRONMENT_PYTHON,
+        }
+    return found | settings.cluster.spark_properties
+
+
+def _slots(settings: Settings) -> dict[str, str]:
+    """A barrier stage needs all its slots at once and refuses dynamic allocation (SPARK-24942, SPARK-24819)."""
+    hosts = min(settings.cluster.compute_hosts, settings.training.processes)
+    on_each = math.ceil(settings.training.processes / hosts)
+    found = {
+        "spark.dynamicAllocation.enabled": "false",
+        "spark.executor.instances": str(hosts),
+        "spark.executor.cores": str(on_each),
+        "spark.task.cpus": "1",
+    }
+    if settings.training.gpu:
+        found |= {"spark.executor.resource.gpu.amount": str(on_each), "spark.task.resource.gpu.amount": "1"}
+    return found | settings.cluster.spark_properties
+
+
+def _jobs(settings: Settings, run: TrainingRun) -> dict[str, dict[str, Any]]:
+    """Each job's specification, as far as it is known before the first job has run."""
+    lake = Layout(settings.data_lake)
+    dataset, training = settings.dataset, settings.training
+    secret = {"secret_id": settings.cluster.secret_id}
+    image = {"image_size": dataset.image_size, "channels": dataset.channels}
+    tracking = {"tracking_uri": run.tracking_uri, "run_id": run.run_id}
+    champion = run.champion and {**run.champion, "storage_uri": spark_uri(run.champion["storage_uri"])}
+    return {
+        "ingest": {
+            "dataset_uri": spark_uri(lake.dataset(settings.dataset_name)),
+            "prepared_base_uri": spark_uri(lake.prepared(settings.dataset_name)),
+            "holdout": dataset.holdout,
+            "max_corrupt": dataset.max_corrupt,
+            "shard_rows": dataset.shard_rows,
+            **image,
+            **secret,
+        },
+        "train": {
+            "checkpoint_uri": spark_uri(lake.checkpoints(run.run_id)),
+            **training.model_dump(mode="json"),
+            **tracking,
+            **image,
+            **secret,
+        },
+        "evaluate": {
+            "model": settings.model,
+            "champion": champion,
+            "width": training.width,
+            "batch_size": training.batch_size,
+            **tracking,
+            **image,
+            **secret,
+        },
+    }
