@@ -1,0 +1,73 @@
+"""Who else sets the replicas of a target, and whether a rollout has it. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from ml_lifecycle.kubernetes.leases import is_held, lease_name, parse_lease
+from ml_lifecycle.scaling.resource import INFERENCE_SERVICE_KIND, Scaler
+
+Address = tuple[str, str, str]  # namespace, kind, name
+Manifest = Mapping[str, Any]
+
+
+def addresses(namespace: str, kind: str, name: str) -> frozenset[Address]:
+    """The objects by which a target's replicas can be set.
+
+    In Standard mode KServe makes the Deployment `<name>-predictor`: whoever scales that scales the InferenceService.
+    """
+    if kind == INFERENCE_SERVICE_KIND:
+        return frozenset({(namespace, kind, name), (namespace, "Deployment", f"{name}-predictor")})
+    return frozenset({(namespace, kind, name)})
+
+
+def find_conflicts(
+    scalers: Iterable[Scaler], autoscalers: Iterable[Manifest], scaled_objects: Iterable[Manifest]
+) -> dict[tuple[str, str], str]:
+    """For each scaler that must leave its target alone (by its key): what else scales it.
+
+    A scaler that writes nothing (dryRun, off) is in nobody's way.
+    """
+    owners: dict[Address, set[str]] = defaultdict(set)
+    writing = [scaler for scaler in scalers if scaler.spec is not None and scaler.spec.writes]
+    for scaler in writing:
+        for address in _targets(scaler):
+            owners[address].add(f"MLScaler {scaler.name}")
+    for word, manifests in (("HorizontalPodAutoscaler", autoscalers), ("KEDA ScaledObject", scaled_objects)):
+        for manifest in manifests:
+            metadata, target = manifest["metadata"], manifest.get("spec", {}).get("scaleTargetRef", {})
+            for address in addresses(metadata["namespace"], target.get("kind", "Deployment"), target.get("name", "")):
+                owners[address].add(f"{word} {metadata['name']}")
+    found: dict[tuple[str, str], str] = {}
+    for scaler in writing:
+        others = set().union(*(owners[address] for address in _targets(scaler))) - {f"MLScaler {scaler.name}"}
+        if others:
+            found[scaler.key] = f"{', '.join(sorted(others))} scales the same target: keep one of them"
+    return found
+
+
+def _targets(scaler: Scaler) -> frozenset[Address]:
+    if scaler.spec is None:
+        return frozenset()
+    reference = scaler.spec.target_ref
+    return addresses(scaler.namespace, reference.kind, reference.name)
+
+
+def rollout_in_progress(
+    service: str, inference_service: Manifest | None, lease: Manifest | None, now: datetime
+) -> str | None:
+    """Why the scaler must leave `service` alone now; None if it need not. `now` is aware."""
+    if lease is not None and is_held(lease, now):
+        return f"{parse_lease(lease).holder} rolls out (Lease {lease_name(service)})"
+    if inference_service is None:
+        return None
+    spec = inference_service.get("spec", {})
+    percent = spec.get("predictor", {}).get("canaryTrafficPercent")
+    if percent is not None and int(percent) < 100:
+        return f"a canary is open at {percent} % (spec.predictor.canaryTrafficPercent)"
+    if spec.get("canary"):
+        return "a canary is open (spec.canary)"
+    return None

@@ -1,0 +1,117 @@
+"""The task that scales every service that has a MLScaler."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+
+from ml_lifecycle.scaling.exceptions import ScalingFailedError
+
+if TYPE_CHECKING:
+    from ml_lifecycle.scaling.decision import Decision
+
+SECONDS_BETWEEN_RUNS = 60
+
+
+class ScaleReplicasOperator(BaseOperator):
+    """Reads each MLScaler's load, forecasts it and sets the replicas of its target.
+
+    :param kubernetes_conn_id: connection of type kubernetes.
+    :param prometheus_conn_id: connection of type http.
+    :param namespaces: where MLScalers are looked for; None or empty: everywhere.
+    :param dry_run: decide and log, write nothing.
+    :param passes: passes in this task; one is right for a task a minute.
+    :param interval_seconds: time from one pass to the next.
+    :param deadline_seconds: what a pass has not done by then is left to the next.
+    :param concurrency: requests to Kubernetes and Prometheus at a time.
+    :return: the decisions of the last pass, and before them those by which any pass changed replicas.
+    """
+
+    template_fields: Sequence[str] = (
+        "kubernetes_conn_id",
+        "prometheus_conn_id",
+        "namespaces",
+        "dry_run",
+        "passes",
+        "interval_seconds",
+        "deadline_seconds",
+        "concurrency",
+    )
+    ui_color = "#dbe9d8"
+
+    def __init__(
+        self,
+        *,
+        kubernetes_conn_id: str = "kubernetes_default",
+        prometheus_conn_id: str = "prometheus_default",
+        namespaces: Sequence[str] | str | None = None,
+        dry_run: bool | str = False,
+        passes: int | str = 1,
+        interval_seconds: float | str = 5,
+        deadline_seconds: float | str = 45,
+        concurrency: int | str = 16,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.kubernetes_conn_id = kubernetes_conn_id
+        self.prometheus_conn_id = prometheus_conn_id
+        self.namespaces = namespaces
+        self.dry_run = dry_run
+        self.passes = passes
+        self.interval_seconds = interval_seconds
+        self.deadline_seconds = deadline_seconds
+        self.concurrency = concurrency
+
+    def execute(self, context: Any) -> list[dict[str, Any]]:  # noqa: ARG002
+        """Runs the passes; ScalingFailedError if the last one could serve no scaler at all."""
+        changes, last = asyncio.run(self._run())
+        if last and all(decision.error for decision in last):
+            raise ScalingFailedError(f"none of {len(last)} MLScalers could be served; the first: {last[0].why}")
+        return [decision.to_json() for decision in [*changes, *last]]
+
+    async def _run(self) -> tuple[list[Decision], list[Decision]]:
+        """Decisions that changed replicas before the last pass, and the last pass's."""
+        from datetime import UTC, datetime
+
+        from ml_lifecycle.kubernetes.client import connect as connect_kubernetes
+        from ml_lifecycle.prometheus.client import connect as connect_prometheus
+        from ml_lifecycle.scaling.decision import table
+        from ml_lifecycle.scaling.reconciler import PassOptions, reconcile
+
+        passes, interval = int(self.passes), float(self.interval_seconds)
+        options = PassOptions(
+            namespaces=_names(self.namespaces),
+            dry_run=_truth(self.dry_run),
+            tick_seconds=interval if passes > 1 else SECONDS_BETWEEN_RUNS,
+            deadline_seconds=float(self.deadline_seconds),
+            concurrency=int(self.concurrency),
+        )
+        changes: list[Decision] = []
+        decisions: list[Decision] = []
+        async with (
+            connect_kubernetes(self.kubernetes_conn_id) as kubernetes,
+            connect_prometheus(self.prometheus_conn_id) as prometheus,
+        ):
+            begin = asyncio.get_running_loop().time()
+            for number in range(passes):
+                changes += [decision for decision in decisions if decision.written]
+                # Passes keep to their beat, whatever each of them takes.
+                await asyncio.sleep(begin + number * interval - asyncio.get_running_loop().time())
+                decisions = await reconcile(kubernetes, prometheus, datetime.now(UTC), options)
+                self.log.info("Pass %d of %d:\n%s", number + 1, passes, table(decisions))
+        return changes, decisions
+
+
+def _names(namespaces: Sequence[str] | str | None) -> list[str] | None:
+    """A list, or a rendered text of names with commas between them; None where there is none."""
+    if isinstance(namespaces, str):
+        namespaces = [] if namespaces == "None" else namespaces.split(",")
+    return [name.strip() for name in namespaces or () if name.strip()] or None
+
+
+def _truth(value: bool | str | None) -> bool:  # noqa: FBT001
+    """A template renders to text unless the DAG renders native objects."""
+    return value if isinstance(value, bool) else str(value).strip().lower() == "true"

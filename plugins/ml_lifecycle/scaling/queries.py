@@ -1,0 +1,77 @@
+"""Which range queries give the loads of many scalers: one for all that share a preset and a step. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ml_lifecycle.scaling.resource import RATE_WINDOW_STEPS, Scaler, ScalerSpec
+
+NAMES_PER_QUERY = 200  # keeps a query's text well below what proxies accept
+
+ScalerKey = tuple[str, str]
+Labels = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LoadQuery:
+    """One range query; `members` says by the values of `labels` whose series is whose.
+
+    Without `labels` the query must give one series, which is every member's.
+    """
+
+    query: str
+    step_seconds: int
+    points: int
+    labels: Labels
+    members: Mapping[Labels, tuple[ScalerKey, ...]]
+
+    def owners(self, series_labels: Mapping[str, str]) -> tuple[ScalerKey, ...]:
+        """The scalers to whom a series with these labels belongs."""
+        return self.members.get(tuple(series_labels.get(label, "") for label in self.labels), ())
+
+    @property
+    def scalers(self) -> tuple[ScalerKey, ...]:
+        """Everyone who waits for this query."""
+        return tuple(key for keys in self.members.values() for key in keys)
+
+
+def load_queries(scalers: Iterable[Scaler]) -> list[LoadQuery]:
+    """The queries for all scalers that have a valid spec."""
+    written: dict[tuple[str, int], list[tuple[ScalerKey, int]]] = defaultdict(list)
+    preset: dict[int, list[tuple[Scaler, ScalerSpec]]] = defaultdict(list)
+    for scaler in scalers:
+        if scaler.spec is None:
+            continue
+        if scaler.spec.metric.query is not None:
+            entry = (scaler.key, scaler.spec.history_points)
+            written[scaler.spec.metric.query, scaler.spec.step_seconds].append(entry)
+        else:
+            preset[scaler.spec.step_seconds].append((scaler, scaler.spec))
+    queries = [
+        LoadQuery(query, step, max(points for _, points in members), (), {(): tuple(key for key, _ in members)})
+        for (query, step), members in written.items()
+    ]
+    for step, served in preset.items():
+        chunks = (served[start : start + NAMES_PER_QUERY] for start in range(0, len(served), NAMES_PER_QUERY))
+        queries += [_requests_per_second(chunk, step) for chunk in chunks]
+    return queries
+
+
+def _requests_per_second(served: list[tuple[Scaler, ScalerSpec]], step: int) -> LoadQuery:
+    """Requests a second of InferenceServices, as Knative's data plane counts them."""
+    members: dict[Labels, tuple[ScalerKey, ...]] = {}
+    for scaler, spec in served:
+        labels = (scaler.namespace, f"{spec.target_ref.name}-predictor")
+        members[labels] = (*members.get(labels, ()), scaler.key)
+    names = "|".join(sorted({re.escape(name).replace("\\", "\\\\") for _, name in members}))
+    namespaces = "|".join(sorted({namespace for namespace, _ in members}))
+    query = (
+        "sum by (k8s_namespace_name, kn_configuration_name) (rate(kn_serving_invocation_duration_seconds_count{"
+        f'k8s_namespace_name=~"{namespaces}", kn_configuration_name=~"{names}"'
+        f"}}[{RATE_WINDOW_STEPS * step}s]))"
+    )
+    points = max(spec.history_points for _, spec in served)
+    return LoadQuery(query, step, points, ("k8s_namespace_name", "kn_configuration_name"), members)

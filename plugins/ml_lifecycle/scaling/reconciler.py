@@ -1,0 +1,289 @@
+"""One pass over all MLScalers: one list, batched queries, one batch of forecasts, patches where something changes.
+
+What fails for one scaler ends on its own status and touches no other. Nothing is kept between passes: what a pass
+needs to know stands in Prometheus and in status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from ml_lifecycle.exceptions import LifecycleError
+from ml_lifecycle.kubernetes.leases import lease_name
+from ml_lifecycle.scaling.client import ScalerClient, Surroundings, Target
+from ml_lifecycle.scaling.conflicts import find_conflicts, rollout_in_progress
+from ml_lifecycle.scaling.decision import Decision, decision_of
+from ml_lifecycle.scaling.exceptions import MetricError, TargetMissingError, TargetRefusedError
+from ml_lifecycle.scaling.forecast import Forecast, Question, forecast
+from ml_lifecycle.scaling.history import History, on_grid
+from ml_lifecycle.scaling.policy import Observation, plan
+from ml_lifecycle.scaling.queries import LoadQuery, ScalerKey, load_queries
+from ml_lifecycle.scaling.resource import FINALIZER, INFERENCE_SERVICE_KIND, Scaler, ScalerSpec
+from ml_lifecycle.scaling.status import Findings, build_status, read_period
+
+if TYPE_CHECKING:
+    from ml_lifecycle.kubernetes.client import KubernetesClient
+    from ml_lifecycle.prometheus.client import PrometheusClient
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PassOptions:
+    """How a pass is run; times in seconds."""
+
+    namespaces: Sequence[str] | None = None  # None: all
+    dry_run: bool = False  # writes nothing, not even status
+    tick_seconds: float = 60.0  # time to the next pass
+    deadline_seconds: float = 45.0
+    concurrency: int = 16  # requests at a time
+
+
+async def reconcile(
+    kubernetes: KubernetesClient, prometheus: PrometheusClient, now: datetime, options: PassOptions
+) -> list[Decision]:
+    """One pass at `now` (aware); a decision for each scaler, in order of namespace and name.
+
+    Raises where the MLScalers cannot be listed, and TimeoutError where the deadline passes before anything is decided.
+    """
+    return await _Pass(ScalerClient(kubernetes, options.namespaces), prometheus, now, options).run()
+
+
+class _Pass:
+    def __init__(self, client: ScalerClient, prometheus: PrometheusClient, now: datetime, options: PassOptions) -> None:
+        self._client = client
+        self._prometheus = prometheus
+        self._now = now
+        self._options = options
+        self._gate = asyncio.Semaphore(options.concurrency)
+        self._surroundings = Surroundings({}, {}, (), ())
+
+    async def run(self) -> list[Decision]:
+        """Reads, decides, writes."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + self._options.deadline_seconds
+        async with asyncio.timeout_at(end):
+            scalers = await self._client.scalers()
+            if not scalers:
+                return []
+            self._surroundings = await self._client.surroundings()
+            findings, targets = await self._decide(scalers)
+        return await self._carry_out(scalers, findings, targets, end - clock())
+
+    async def _decide(self, scalers: Sequence[Scaler]) -> tuple[dict[ScalerKey, Findings], dict[ScalerKey, Target]]:
+        surroundings = self._surroundings
+        conflicts = find_conflicts(scalers, surroundings.autoscalers, surroundings.scaled_objects)
+        findings: dict[ScalerKey, Findings] = {}
+        for scaler in scalers:
+            found = Findings(
+                invalid=scaler.invalid, conflict=conflicts.get(scaler.key, ""), rollout=self._rollout(scaler) or ""
+            )
+            findings[scaler.key] = found
+        free = [scaler for scaler in scalers if findings[scaler.key] == Findings() and not scaler.deleting]
+        targets = await self._targets(free, findings)
+        served = [scaler for scaler in free if scaler.key in targets]
+        histories, errors = await self._histories(served)
+        forecasts = await self._forecasts(served, histories)
+        for scaler in served:
+            found = self._plan(scaler, targets[scaler.key], histories.get(scaler.key), forecasts.get(scaler.key))
+            findings[scaler.key] = dataclasses.replace(found, metric_error=errors.get(scaler.key, ""))
+        return findings, targets
+
+    def _rollout(self, scaler: Scaler) -> str | None:
+        if scaler.spec is None or scaler.spec.target_ref.kind != INFERENCE_SERVICE_KIND:
+            return None
+        service = scaler.spec.target_ref.name
+        return rollout_in_progress(
+            service,
+            self._surroundings.inference_services.get((scaler.namespace, service)),
+            self._surroundings.leases.get((scaler.namespace, lease_name(service))),
+            self._now,
+        )
+
+    async def _targets(self, scalers: Iterable[Scaler], findings: dict[ScalerKey, Findings]) -> dict[ScalerKey, Target]:
+        targets: dict[ScalerKey, Target] = {}
+
+        async def read(scaler: Scaler) -> None:
+            if scaler.spec is None:
+                return
+            try:
+                async with self._gate:
+                    targets[scaler.key] = await self._client.target(scaler, scaler.spec, self._surroundings)
+            except TargetRefusedError as error:
+                findings[scaler.key] = Findings(conflict=str(error))
+            except LifecycleError as error:
+                reason = "TargetMissing" if isinstance(error, TargetMissingError) else "TargetUnreadable"
+                findings[scaler.key] = Findings(error=str(error), error_reason=reason)
+            except Exception as error:
+                logger.exception("%s: its target could not be understood", scaler)
+                findings[scaler.key] = Findings(error=repr(error), error_reason="TargetUnreadable")
+
+        await asyncio.gather(*(read(scaler) for scaler in scalers))
+        return targets
+
+    async def _histories(self, scalers: Sequence[Scaler]) -> tuple[dict[ScalerKey, History], dict[ScalerKey, str]]:
+        """The loads of all scalers, and what went wrong for the others."""
+        histories: dict[ScalerKey, History] = {}
+        errors: dict[ScalerKey, str] = {}
+        points = {scaler.key: scaler.spec.history_points for scaler in scalers if scaler.spec is not None}
+
+        async def read(query: LoadQuery) -> None:
+            try:
+                async with self._gate:
+                    loads = await self._loads(query)
+            except LifecycleError as error:
+                errors.update(dict.fromkeys(query.scalers, str(error)))
+                return
+            for key, history in loads.items():
+                histories[key] = History(history.loads[-points[key] :], history.step_seconds)
+
+        asked = [scaler for scaler in scalers if scaler.spec is not None and scaler.spec.mode != "off"]
+        await asyncio.gather(*(read(query) for query in load_queries(asked)))
+        return histories, errors
+
+    async def _loads(self, query: LoadQuery) -> dict[ScalerKey, History]:
+        step, end = query.step_seconds, self._now.timestamp()
+        found = await self._prometheus.range(query.query, end - (query.points - 1) * step, end, step)
+        if not query.labels and len(found) > 1:
+            raise MetricError(f"{query.query!r} gives {len(found)} series, and one is needed: put it into sum(...)")
+        return {
+            key: on_grid(series.times, series.values, end=end, step=step, points=query.points)
+            for series in found
+            for key in query.owners(series.labels)
+        }
+
+    async def _forecasts(
+        self, scalers: Sequence[Scaler], histories: Mapping[ScalerKey, History]
+    ) -> dict[ScalerKey, Forecast]:
+        keys, questions = [], []
+        for scaler in scalers:
+            if scaler.spec is not None and scaler.spec.mode in {"auto", "dryRun"} and scaler.key in histories:
+                keys.append(scaler.key)
+                questions.append(_question(scaler.spec, histories[scaler.key], self._options.tick_seconds))
+        if not questions:
+            return {}
+        return dict(zip(keys, await asyncio.to_thread(forecast, questions), strict=True))
+
+    def _plan(self, scaler: Scaler, target: Target, history: History | None, predicted: Forecast | None) -> Findings:
+        if scaler.spec is None:
+            return Findings(invalid=scaler.invalid)
+        spec, steps = scaler.spec, scaler.spec.stabilization_steps
+        observed = Observation(
+            replicas=target.replicas,
+            load=history.load if history else None,
+            recent_load=history.highest(steps) if history else None,
+            coverage=history.coverage(steps) if history else 0.0,
+            forecast=predicted,
+            period=read_period(scaler.status),
+            ceiling=target.ceiling,
+        )
+        return Findings(
+            plan=plan(spec, observed, self._now.timestamp()),
+            load=observed.load,
+            forecast=predicted,
+            observed_replicas=target.running,
+            horizon_seconds=spec.horizon_steps(self._options.tick_seconds) * spec.step_seconds,
+        )
+
+    async def _carry_out(
+        self,
+        scalers: Sequence[Scaler],
+        findings: dict[ScalerKey, Findings],
+        targets: Mapping[ScalerKey, Target],
+        remaining: float,
+    ) -> list[Decision]:
+        """Writes what must be written, within the deadline; whoever is not reached says so."""
+        done: dict[ScalerKey, Findings] = {}
+
+        async def write(scaler: Scaler) -> None:
+            found = findings[scaler.key]
+            try:
+                async with self._gate:
+                    done[scaler.key] = await self._write(scaler, found, targets.get(scaler.key))
+            except Exception as error:
+                logger.exception("%s: unexpected", scaler)
+                done[scaler.key] = dataclasses.replace(found, error=repr(error), error_reason="Failed")
+
+        if self._options.dry_run:
+            done = findings
+        else:
+            tasks = [asyncio.create_task(write(scaler)) for scaler in scalers]
+            _, late = await asyncio.wait(tasks, timeout=max(0.0, remaining))
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        missed = Findings(error="the pass ended before this scaler's turn", error_reason="NotReached")
+        return [decision_of(scaler, done.get(scaler.key, missed), self._now) for scaler in scalers]
+
+    async def _write(self, scaler: Scaler, found: Findings, target: Target | None) -> Findings:
+        try:
+            if scaler.deleting:
+                return await self._finish(scaler, found)
+            if target is not None and found.plan is not None:
+                found = await self._scale(scaler, found, target)
+        except LifecycleError as error:
+            logger.warning("%s: %s", scaler, error)
+            found = dataclasses.replace(found, error=str(error), error_reason="WriteFailed")
+        try:
+            await self._client.write_status(scaler, build_status(scaler, found, self._now))
+        except LifecycleError as error:
+            logger.warning("%s: its status could not be written: %s", scaler, error)
+            found = dataclasses.replace(found, error=found.error or str(error), error_reason="StatusNotWritten")
+        return found
+
+    async def _scale(self, scaler: Scaler, found: Findings, target: Target) -> Findings:
+        if scaler.spec is None or found.plan is None or not scaler.spec.writes:
+            return found
+        if FINALIZER not in scaler.finalizers and scaler.spec.deletion_policy == "ReturnToMin":
+            await self._client.add_finalizer(scaler)
+        if not found.plan.changes:
+            return found
+        # A rollout may have begun since the lists were read.
+        if rollout := await self._rollout_now(scaler, scaler.spec):
+            return dataclasses.replace(found, rollout=rollout)
+        await self._client.write_replicas(target, found.plan.desired)
+        return dataclasses.replace(found, written=True)
+
+    async def _rollout_now(self, scaler: Scaler, spec: ScalerSpec) -> str | None:
+        if spec.target_ref.kind != INFERENCE_SERVICE_KIND:
+            return None
+        lease = await self._client.lease(scaler.namespace, spec.target_ref.name)
+        return rollout_in_progress(spec.target_ref.name, None, lease, self._now)
+
+    async def _finish(self, scaler: Scaler, found: Findings) -> Findings:
+        """Returns the target to minReplicas and lets the deletion go on; a target that is gone is no obstacle."""
+        if FINALIZER not in scaler.finalizers:
+            return found
+        spec = scaler.spec
+        if spec is not None and spec.writes and spec.deletion_policy == "ReturnToMin" and not found.conflict:
+            if found.rollout:
+                waiting = f"deletion waits: {found.rollout}"
+                await self._client.write_status(
+                    scaler, build_status(scaler, dataclasses.replace(found, rollout=waiting), self._now)
+                )
+                return found
+            try:
+                target = await self._client.target(scaler, spec, self._surroundings)
+                if target.replicas != spec.min_replicas:
+                    await self._client.write_replicas(target, spec.min_replicas)
+            except (TargetMissingError, TargetRefusedError) as error:
+                logger.info("%s is deleted without returning replicas: %s", scaler, error)
+        await self._client.remove_finalizer(scaler)
+        return found
+
+
+def _question(spec: ScalerSpec, history: History, tick_seconds: float) -> Question:
+    return Question(
+        loads=history.loads,
+        scale=spec.load_per_replica,
+        horizon=spec.horizon_steps(tick_seconds),
+        quantile=spec.quantile,
+        lookback=spec.stabilization_steps,
+        step_seconds=spec.step_seconds,
+    )

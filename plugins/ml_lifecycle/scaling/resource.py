@@ -1,0 +1,221 @@
+"""The MLScaler resource: its spec, parsed and checked. Pure.
+
+The API server checks the same rules (`k8s_templates/mlscaler_crd.yaml`); they stand here too because an object may
+be older than its schema, and because the stand-in and a plain file know no CEL.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+
+from ml_lifecycle.kubernetes.exceptions import UnknownKindError
+from ml_lifecycle.kubernetes.resource import ResourceKind, kind_of
+from ml_lifecycle.scaling.exceptions import InvalidScalerError
+
+FINALIZER = "ml-lifecycle.io/return-replicas"
+INFERENCE_SERVICE_KIND = "InferenceService"
+RATE_WINDOW_STEPS = 4  # of the preset's rate(); so its value is half of that old
+
+Mode = Literal["auto", "dryRun", "reactiveOnly", "off"]
+DeletionPolicy = Literal["ReturnToMin", "Keep"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True, allow_inf_nan=False
+    )
+
+
+class TargetReference(_Part):
+    """What is scaled: an InferenceService or anything with a scale subresource."""
+
+    api_version: str = Field(min_length=1)
+    kind: str = Field(min_length=1)
+    name: str = Field(min_length=1, max_length=253)
+
+    @property
+    def group(self) -> str:
+        """API group; empty for the core group."""
+        return self.api_version.rpartition("/")[0]
+
+    @property
+    def resource_kind(self) -> ResourceKind:
+        """Where the API serves it; the plural of a kind that the package does not know is the regular one."""
+        try:
+            return kind_of({"apiVersion": self.api_version, "kind": self.kind})
+        except UnknownKindError:
+            version = self.api_version.rpartition("/")[2]
+            return ResourceKind(self.group, version, self.kind, _plural(self.kind.lower()))
+
+
+class Metric(_Part):
+    """The load: a PromQL query that gives one series, or a preset."""
+
+    query: str | None = Field(default=None, min_length=1)
+    preset: Literal["requests_per_second"] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.query is None) == (self.preset is None):
+            raise ValueError("give either query (PromQL) or preset (requests_per_second), and not both")
+        return self
+
+
+class ScaleUp(_Part):
+    """How fast replicas may be added: by the larger of the two limits in each period."""
+
+    max_percent: int = Field(default=100, ge=0, le=10_000)
+    max_pods: int = Field(default=4, ge=0, le=100_000)
+    period_seconds: int = Field(default=15, ge=1, le=1800)
+
+
+class ScaleDown(_Part):
+    """How fast replicas may be taken away, and for how long the highest need is remembered."""
+
+    max_percent: int = Field(default=100, ge=0, le=100)
+    max_pods: int = Field(default=0, ge=0, le=100_000)
+    period_seconds: int = Field(default=15, ge=1, le=1800)
+    stabilization_window_seconds: int = Field(default=300, ge=0, le=3600)
+
+
+class Behavior(_Part):
+    """The paces."""
+
+    scale_up: ScaleUp = ScaleUp()
+    scale_down: ScaleDown = ScaleDown()
+
+
+class ScalerSpec(_Part):
+    """`spec` of a MLScaler; loads are in the metric's unit."""
+
+    target_ref: TargetReference
+    min_replicas: int = Field(default=1, ge=1, le=100_000)
+    max_replicas: int = Field(ge=1, le=100_000)
+    metric: Metric
+    history_size: int = Field(default=1440, ge=12, le=10_900)
+    step_seconds: int = Field(default=60, ge=1, le=3600)
+    capacity_per_replica: float = Field(gt=0)
+    target_utilization: float = Field(default=0.8, gt=0, le=1)
+    quantile: float = Field(default=0.95, ge=0.5, le=0.999)
+    lead_time_seconds: int = Field(default=180, ge=0, le=7200)
+    behavior: Behavior = Behavior()
+    tolerance: float = Field(default=0.1, ge=0, lt=1)
+    mode: Mode = "auto"
+    deletion_policy: DeletionPolicy = "ReturnToMin"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"minReplicas {self.min_replicas} must not exceed maxReplicas {self.max_replicas}")
+        if self.metric.preset and self.target_ref.kind != INFERENCE_SERVICE_KIND:
+            raise ValueError(
+                f"metric.preset {self.metric.preset!r} reads the requests of an InferenceService, and targetRef is a "
+                f"{self.target_ref.kind}: give metric.query"
+            )
+        return self
+
+    @property
+    def load_per_replica(self) -> float:
+        """The load that one replica is given to carry."""
+        return self.capacity_per_replica * self.target_utilization
+
+    @property
+    def stabilization_steps(self) -> int:
+        """Steps over which the highest need is remembered before replicas are taken away; at least 1."""
+        return max(1, math.ceil(self.behavior.scale_down.stabilization_window_seconds / self.step_seconds))
+
+    @property
+    def history_points(self) -> int:
+        """Samples to read: the history, and at least the stabilisation window."""
+        return max(self.history_size, self.stabilization_steps)
+
+    def horizon_steps(self, tick_seconds: float) -> int:
+        """Steps to look ahead: the lead time, the time to the next pass, and the age of what the metric says."""
+        lag = RATE_WINDOW_STEPS / 2 * self.step_seconds if self.metric.preset else 0.0
+        return max(
+            1, math.ceil((self.lead_time_seconds + max(tick_seconds, self.step_seconds) + lag) / self.step_seconds)
+        )
+
+    @property
+    def writes(self) -> bool:
+        """Whether the mode lets it write to its target."""
+        return self.mode in {"auto", "reactiveOnly"}
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """One MLScaler object; `spec` is None where it breaks a rule, and `invalid` then says which."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    resource_version: str
+    finalizers: tuple[str, ...]
+    deleting: bool
+    spec: ScalerSpec | None
+    invalid: str
+    status: Mapping[str, Any]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Namespace and name."""
+        return self.namespace, self.name
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+def parse_spec(spec: Mapping[str, Any]) -> ScalerSpec:
+    """The spec with its defaults; InvalidScalerError names each field, its value and what is allowed."""
+    try:
+        return ScalerSpec.model_validate(dict(spec))
+    except ValidationError as error:
+        raise InvalidScalerError("; ".join(_explain(item) for item in error.errors())) from error
+
+
+def parse_scaler(manifest: Mapping[str, Any]) -> Scaler:
+    """The scaler that an API object describes; it never fails, so that one bad object stops no other."""
+    metadata = manifest["metadata"]
+    spec, invalid = None, ""
+    try:
+        spec = parse_spec(manifest.get("spec") or {})
+    except InvalidScalerError as error:
+        invalid = str(error)
+    return Scaler(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata.get("uid", ""),
+        generation=int(metadata.get("generation") or 0),
+        resource_version=metadata.get("resourceVersion", ""),
+        finalizers=tuple(metadata.get("finalizers") or ()),
+        deleting=bool(metadata.get("deletionTimestamp")),
+        spec=spec,
+        invalid=invalid,
+        status=manifest.get("status") or {},
+    )
+
+
+def _explain(item: Mapping[str, Any]) -> str:
+    path = ".".join(["spec", *(to_camel(str(part)) for part in item["loc"])])
+    reason = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "missing":
+        return f"{path}: required"
+    if item["type"] == "extra_forbidden":
+        return f"{path}: unknown field"
+    given = "" if isinstance(item["input"], Mapping | BaseModel) else f" = {item['input']!r}"
+    return f"{path}{given}: {reason}"
+
+
+def _plural(word: str) -> str:
+    if word.endswith(("s", "x", "z", "ch", "sh")):
+        return word + "es"
+    if word.endswith("y") and word[-2:-1] not in "aeiou":
+        return word[:-1] + "ies"
+    return word + "s"
