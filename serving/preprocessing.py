@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
 JPEG_MAGIC = b"\xff\xd8\xff"
@@ -134,10 +134,11 @@ def _decode_with_pillow(encoded: bytes, channels: int) -> NDArray[np.uint8]:
             return _pixels(image, channels)
     except UnreadableImageError:
         raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError("the bytes are no image format that is known") from error
     except Exception as error:
         # Pillow's plugins raise whatever they meet: SyntaxError, struct.error, OverflowError, …
-        reason = "no image format that can be read" if isinstance(error, OSError) and "identify" in str(error) else error
-        raise UnreadableImageError(str(reason) or type(error).__name__) from error
+        raise UnreadableImageError(str(error) or type(error).__name__) from error
 
 
 def _pixels(image: Image.Image, channels: int) -> NDArray[np.uint8]:

@@ -188,7 +188,8 @@ def _document(
     count = train["pixels"].sum()
     mean = [sum(values) / count for values in zip(*train["sums"], strict=True)]
     variances = [
-        sum(values) / count - average**2 for values, average in zip(zip(*train["squares"], strict=True), mean, strict=True)
+        sum(values) / count - average**2
+        for values, average in zip(zip(*train["squares"], strict=True), mean, strict=True)
     ]
     return {
         "format": FORMAT,

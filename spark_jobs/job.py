@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -74,9 +75,7 @@ def _end(code: int) -> NoReturn:
     spark = sys.modules.get("pyspark")
     context = spark.SparkContext._active_spark_context if spark else None  # noqa: SLF001
     if context is not None and context.getConf().get("spark.submit.deployMode", "client") == "client":
-        try:
+        # The JVM goes before it can answer, which Py4J takes for an error.
+        with contextlib.suppress(Exception):
             context._gateway.jvm.java.lang.System.exit(code)  # noqa: SLF001
-        except Exception:  # noqa: S110, BLE001
-            # The JVM has gone before it could answer, as it was told.
-            pass
     os._exit(code)

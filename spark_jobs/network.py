@@ -78,11 +78,6 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if isinstance(module, BasicBlock):
-                last = module.residual[-1]
-                if isinstance(last, nn.BatchNorm2d):
-                    # A block starts as its shortcut, which trains faster (Goyal et al., 2017).
-                    nn.init.zeros_(last.weight)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of the classes."""

@@ -1,0 +1,85 @@
+"""The files that a model server needs: `model.onnx`, `model.json` and `golden.json`."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from serving.preprocessing import Preprocessing
+from spark_jobs.onnx_model import INPUT, OUTPUT, OnnxClassifier
+
+GOLDEN_CASES = 8
+GOLDEN_BYTES = 400_000
+TOLERANCE = 0.001
+LATENCY_BUDGET_SECONDS = 1.0
+PNG_SIDE = 64
+
+
+def model_document(model: str, run_id: str, classes: Sequence[str], preprocessing: Preprocessing) -> dict[str, Any]:
+    """The content of `model.json`: what a server must know beside the graph."""
+    size = preprocessing.image_size
+    return {
+        "model": model,
+        "run_id": run_id,
+        "classes": list(classes),
+        "preprocessing": preprocessing.to_document(),
+        "input": {"name": INPUT, "shape": [-1, preprocessing.channels, size, size]},
+        "output": {"name": OUTPUT},
+    }
+
+
+def golden_document(
+    classifier: OnnxClassifier,
+    preprocessing: Preprocessing,
+    classes: Sequence[str],
+    pixels: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+) -> dict[str, Any]:
+    """The content of `golden.json`: encoded images, and what this very model answers to them.
+
+    `pixels [n, size, size, channels]` and `labels [n]` are candidates; one of each class is taken first. `label` is
+    the model's answer, which need not be the true one: the cases prove a deployment, not the model.
+    """
+    cases: list[dict[str, Any]] = []
+    size = 0
+    for index in _varied(labels)[:GOLDEN_CASES]:
+        encoded = encode(pixels[index])
+        probabilities = classifier(preprocessing([encoded]))[0]
+        case = {
+            "image": base64.b64encode(encoded).decode(),
+            "label": classes[int(probabilities.argmax())],
+            "probabilities": [round(float(value), 6) for value in probabilities],
+        }
+        size += len(json.dumps(case))
+        if cases and size > GOLDEN_BYTES:
+            break
+        cases.append(case)
+    return {"cases": cases, "tolerance": TOLERANCE, "latency_budget_seconds": LATENCY_BUDGET_SECONDS}
+
+
+def encode(pixels: NDArray[np.uint8]) -> bytes:
+    """A small image as PNG, a large one as JPEG; `uint8 [h, w, channels]`."""
+    image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
+    buffer = io.BytesIO()
+    if max(pixels.shape[:2]) <= PNG_SIDE:
+        image.save(buffer, format="PNG")
+    else:
+        image.save(buffer, format="JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def _varied(labels: NDArray[np.int64]) -> list[int]:
+    """Indices, the first of every class before any second."""
+    seen: dict[int, int] = {}
+    turns = []
+    for index, label in enumerate(labels.tolist()):
+        seen[label] = seen.get(label, 0) + 1
+        turns.append((seen[label], index))
+    return [index for _, index in sorted(turns)]
