@@ -91,6 +91,34 @@ class Hosts(Section):
     disk_gib: int = Field(default=64, ge=16, description="disk size, GiB")
 
 
+class Autoscaling(Section):
+    """How the compute hosts of a cluster are scaled, where a most number of hosts is given."""
+
+    measurement_seconds: int = Field(default=60, ge=60, le=600, description="window over which the load is averaged")
+    warmup_seconds: int = Field(default=60, ge=0, le=600, description="a new host counts for nothing this long")
+    stabilization_seconds: int = Field(default=120, ge=60, le=1800, description="hosts are not removed sooner")
+    cpu_utilization_target: float = Field(default=0, ge=0, le=100, description="percent; 0: pending YARN containers")
+    decommission_seconds: int = Field(default=120, ge=0, le=86_400, description="time for work to leave a host")
+
+
+class ComputeGroup(Section):
+    """Another group of compute hosts beside `compute`."""
+
+    name: str | None = Field(default=None, pattern=r"^[a-z][-a-z0-9]{1,61}[a-z0-9]$", description="subcluster's name")
+    hosts: Hosts = Hosts()
+    count: int = Field(default=1, ge=1, le=32, description="hosts, at least")
+    max_count: int | None = Field(default=None, ge=1, le=32, description="above count: autoscaling up to this")
+    preemptible: bool = Field(default=False, description="cheaper hosts that may be taken away")
+
+
+class InitializationAction(Section):
+    """A script that every host runs once, as root, while the cluster is created."""
+
+    uri: str = Field(min_length=1, description="s3a://, http(s):// or hdfs://")
+    args: tuple[str, ...] = Field(default=(), description="its arguments")
+    timeout: int = Field(default=600, ge=1, description="seconds")
+
+
 class Cluster(Section):
     """The Data Processing cluster that a training creates and deletes."""
 
@@ -109,6 +137,12 @@ class Cluster(Section):
     compute_hosts: int = Field(default=1, ge=1, le=32, description="compute hosts, at least")
     compute_max_hosts: int | None = Field(default=None, ge=1, le=32, description="above it: autoscaling up to this")
     preemptible: bool = Field(default=False, description="cheaper compute hosts that may be taken away")
+    autoscaling: Autoscaling = Autoscaling()
+    extra_compute: tuple[ComputeGroup, ...] = Field(default=(), max_length=10, description="more compute subclusters")
+    services: tuple[str, ...] = Field(default=("YARN", "SPARK"), description="Hadoop services; no HDFS: lightweight")
+    properties: dict[str, str] = Field(default_factory=dict, description="cluster properties, as yarn:key or spark:key")
+    initialization_actions: tuple[InitializationAction, ...] = Field(default=(), description="GPU drivers, for one")
+    deletion_protection: bool = Field(default=False, description="others cannot delete it; the teardown lifts it")
     create_timeout_minutes: float = Field(default=30, gt=0, description="a cluster not running by then is deleted")
     job_timeout_minutes: float = Field(default=240, gt=0, description="a job not ended by then is cancelled")
     time_to_live_hours: float = Field(default=8, gt=0, description="clean_up deletes the cluster after this")
@@ -140,7 +174,7 @@ class Training(Section):
     epochs: int = Field(default=5, ge=1, le=10_000, description="passes over the training split")
     fraction: float = Field(default=1.0, gt=0, le=1, description="share of the training split that is used")
     batch_size: int = Field(default=64, ge=1, description="images a process sees in one step")
-    learning_rate: float = Field(default=0.002, gt=0, description="peak learning rate")
+    learning_rate: float = Field(default=0.01, gt=0, description="peak learning rate")
     processes: int = Field(default=2, ge=1, le=256, description="training processes, over all hosts")
     width: int = Field(default=16, ge=4, le=1024, description="channels of the network's first stage")
     seed: int = Field(default=0, ge=0, description="seed of initialisation and shuffling")
