@@ -85,8 +85,7 @@ class Services:
         try:
             self._authorise(method, context)
             self._fault(self.faults.take(method, before=True))
-            if found := list(violations(request)):
-                raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "; ".join(found))
+            _check(request)
             fault = self.faults.take(method, before=False)
             repeated = self.cloud.repeated(_metadata(context).get("idempotency-key", ""))
             answer: Any = repeated or action(fault)
@@ -108,6 +107,11 @@ class Services:
         time.sleep(fault.delay_seconds)
         if fault.code != "OK":
             raise RefusedError(getattr(grpc.StatusCode, fault.code), fault.message)
+
+
+def _check(request: Message) -> None:
+    if found := list(violations(request)):
+        raise RefusedError(grpc.StatusCode.INVALID_ARGUMENT, "; ".join(found))
 
 
 def _metadata(context: grpc.ServicerContext) -> dict[str, str]:

@@ -76,10 +76,9 @@ def _scalar(value: Any, options: Any, where: str) -> Iterator[str]:
             yield f"{where}: {value!r} does not match {pattern}"
         if length and not _within(len(value), length):
             yield f"{where}: length must be {length}, is {len(value)}"
-    elif limit and not _within(float(value), limit):
-        # An unset number is 0 in proto3, which the annotation of a field that is not required does not mean.
-        if value:
-            yield f"{where}: must be {limit}, is {value}"
+    # An unset number is 0 in proto3, which the annotation of a field that is not required does not mean.
+    elif limit and value and not _within(float(value), limit):
+        yield f"{where}: must be {limit}, is {value}"
 
 
 def _duration(value: Any, options: Any, where: str) -> Iterator[str]:

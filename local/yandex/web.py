@@ -45,7 +45,7 @@ def serve(services: Services, port: int) -> ThreadingHTTPServer:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base class says so)
             """A poll a second would drown everything else."""
 
     return ThreadingHTTPServer(("127.0.0.1", port), Handler)
