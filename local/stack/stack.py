@@ -118,14 +118,10 @@ class Stack:
             )
 
     def _yandex_variables(self) -> dict[str, str]:
-        """The stand-in writes its connection and its certificate when it starts."""
+        """The stand-in writes its connection and its certificate's place when it starts."""
         if real("YC_SERVICE_ACCOUNT_KEY"):
             return {}
-        state = self.layout.state / "yandex"
-        return {
-            "AIRFLOW_CONN_YANDEXCLOUD_DEFAULT": (state / "connection.json").read_text(),
-            "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(state / "ca.pem"),
-        }
+        return dict(json.loads((self.layout.state / "yandex" / "env.json").read_text()))
 
     def _remember(self, variables: dict[str, str]) -> None:
         file = self.layout.state / "environment.json"
