@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from datetime import timedelta
@@ -17,6 +18,7 @@ from ml_lifecycle.dataproc.operators import (
     WaitForClusterOperator,
 )
 from ml_lifecycle.params import optional, overrides, refusing
+from ml_lifecycle.settings import Settings
 from ml_lifecycle.settings_variable import read_settings
 from ml_lifecycle.tracking.links import RUN_URL, MlflowRunLink
 from ml_lifecycle.training_plan import TrainingRun, candidate_tags, plan_training, specification
@@ -80,6 +82,19 @@ champion, and registers the version in MLflow under the alias `challenger`. The 
 """
 
 
+async def check_cluster(settings: Settings) -> None:
+    """ClusterRefusedError if the cloud would refuse the cluster, UnavailableError within seconds if it is away."""
+    from ml_lifecycle.dataproc.client import BackOff, connect
+    from ml_lifecycle.dataproc.cluster import problems
+    from ml_lifecycle.dataproc.exceptions import ClusterRefusedError
+
+    async with connect(settings.connections.yandex, BackOff(patience=20)) as cloud:
+        folder = settings.cluster.folder_id or cloud.folder_id
+        presets = await cloud.list_presets()
+    if found := problems(settings.cluster, "ml-lifecycle", {}, folder, presets):
+        raise ClusterRefusedError(found)
+
+
 def job(name: str, found: str = "{}") -> PysparkJobOperator:
     """A Spark job, whose specification is the one known in `prepare` and what earlier jobs `found`."""
     result = f"ti.xcom_pull('prepare', key='results') ~ '/' ~ ti.xcom_pull('submit_cluster') ~ '/{name}.json'"
@@ -123,7 +138,6 @@ with DAG(
             upload_environment,
             upload_job_code,
         )
-        from ml_lifecycle.dataproc.client import check_reachable
         from ml_lifecycle.tracking.client import CHAMPION, connect
 
         context = get_current_context()
@@ -133,7 +147,7 @@ with DAG(
             lake = DataLake(settings.data_lake, settings.connections.storage)
             classes = lake.check_dataset(settings.dataset_name)
             check_environment(settings.cluster.environment)
-        check_reachable(settings.connections.yandex)
+        asyncio.run(check_cluster(settings))
         with connect(settings.connections.tracking) as tracking:
             job_code = upload_job_code(lake, pack_job_code())
             environment = upload_environment(lake, settings.cluster.environment)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ml_lifecycle.data_lake.layout import JOB_ARCHIVE, Layout, join, spark_uri
+from ml_lifecycle.dataproc.cluster import cluster_labels, cluster_name
+from ml_lifecycle.dataproc.job import environment_properties
+from ml_lifecycle.dataproc.names import digest
 from ml_lifecycle.settings import Settings
-
-LABEL_LENGTH = 63
-ENVIRONMENT_PYTHON = "./environment/bin/python"
 
 
 @dataclass(frozen=True)
@@ -30,30 +28,10 @@ class TrainingRun:
     champion: Mapping[str, str] | None
 
 
-def run_key(dag_id: str, dag_run_id: str) -> str:
-    """Ten hexadecimal digits for an Airflow run, whose own id no name of Kubernetes or Yandex may hold."""
-    return hashlib.sha256(f"{dag_id}\0{dag_run_id}".encode()).hexdigest()[:10]
-
-
-def label(text: str) -> str:
-    """`text` as a Yandex label value: lower case, what is not allowed as hyphens, at most 63."""
-    return re.sub(r"[^-_0-9a-z]", "-", text.lower())[:LABEL_LENGTH]
-
-
-def labels(settings: Settings, dag_id: str, dag_run_id: str, now: float) -> dict[str, str]:
-    """Who made the cluster, and from when `clean_up` may delete it."""
-    return {
-        "managed-by": "ml-lifecycle",
-        "model": label(settings.model),
-        "dag": label(dag_id),
-        "run": label(dag_run_id),
-        "expires-at": str(math.ceil(now + settings.cluster.time_to_live_hours * 3600)),
-    }
-
-
 def plan_training(settings: Settings, run: TrainingRun, now: float) -> dict[str, Any]:
     """Everything that the tasks after `prepare` template, as flat JSON; holds no secret."""
-    key = run_key(run.dag_id, run.dag_run_id)
+    key = digest(run.dag_id, run.dag_run_id)
+    expires_at = now + settings.cluster.time_to_live_hours * 3600
     plan: dict[str, Any] = {
         "model": settings.model,
         "run_id": run.run_id,
@@ -61,8 +39,8 @@ def plan_training(settings: Settings, run: TrainingRun, now: float) -> dict[str,
         "yandex_conn_id": settings.connections.yandex,
         "data_lake_conn_id": settings.connections.storage,
         "cluster": settings.cluster.model_dump(mode="json"),
-        "cluster_name": f"{settings.model}-{key}",
-        "labels": labels(settings, run.dag_id, run.dag_run_id, now),
+        "cluster_name": cluster_name(settings.model, run.dag_id, run.dag_run_id),
+        "labels": cluster_labels(run.dag_id, run.dag_run_id, expires_at, {"model": settings.model}),
         "create_timeout_minutes": settings.cluster.create_timeout_minutes,
         "job_timeout_minutes": settings.cluster.job_timeout_minutes,
         "python_files": [spark_uri(join(run.job_code, JOB_ARCHIVE))],
@@ -94,16 +72,8 @@ def candidate_tags(evaluation: Mapping[str, Any]) -> dict[str, str]:
 
 def properties(settings: Settings, environment: str | None) -> dict[str, str]:
     """Spark properties of every job; the setting `cluster.spark_properties` has the last word."""
-    found: dict[str, str] = {}
-    if environment is not None:
-        found = {
-            "spark.submit.deployMode": "cluster",
-            "spark.yarn.dist.archives": f"{spark_uri(environment)}#environment",
-            "spark.yarn.appMasterEnv.PYSPARK_PYTHON": ENVIRONMENT_PYTHON,
-            "spark.yarn.appMasterEnv.PYSPARK_DRIVER_PYTHON": ENVIRONMENT_PYTHON,
-            "spark.executorEnv.PYSPARK_PYTHON": ENVIRONMENT_PYTHON,
-        }
-    return found | settings.cluster.spark_properties
+    shipped = environment_properties(environment and spark_uri(environment))
+    return shipped | settings.cluster.spark_properties
 
 
 def _slots(settings: Settings) -> dict[str, str]:

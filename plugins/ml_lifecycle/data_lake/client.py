@@ -75,7 +75,7 @@ class DataLake:
         if not self.exists(uri):
             with file.open("rb") as source:
                 self._write(uri, source)
-        return uri
+        return self._absolute(uri)
 
     def upload_tree(self, folder: Path, uri: str) -> int:
         """Copy all files below a local folder that are not there yet; returns how many files the folder has."""
@@ -166,12 +166,15 @@ class DataLake:
             else:
                 with path.open("wb") as target:  # an object appears when the upload is complete
                     shutil.copyfileobj(source, target, 8 * 1024 * 1024)
-        return storage_uri(uri)
+        return self._absolute(uri)
+
+    def _absolute(self, uri: str) -> str:
+        return storage_uri(uri) if "://" in uri else join(self.layout.base_uri, uri)
 
     def _path(self, uri: str) -> ObjectStoragePath:
         from airflow.sdk import ObjectStoragePath
 
-        absolute = storage_uri(uri) if "://" in uri else join(self.layout.base_uri, uri)
+        absolute = self._absolute(uri)
         return ObjectStoragePath(absolute, conn_id=self._connection_id if absolute.startswith("s3://") else None)
 
     @contextmanager

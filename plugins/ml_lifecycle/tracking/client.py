@@ -280,4 +280,4 @@ def _version(found: Any) -> ModelVersion:
 
 
 def _quoted(value: str) -> str:
-    return "'" + value.replace("'", "") + "'"
+    return f'"{value}"' if "'" in value else f"'{value}'"

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ml_lifecycle.data_lake.client import DataLake
+from ml_lifecycle.data_lake.exceptions import (
+    BrokenJsonError,
+    DataLakeUnreachableError,
+    DatasetError,
+    ObjectMissingError,
+    ServingFilesDifferError,
+    WriteMismatchError,
+)
+
+FILES = {"model.onnx": b"\x08weights", "model.json": b"{}", "golden.json": b'{"cases": []}'}
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> DataLake:
+    return DataLake(tmp_path.as_uri())
+
+
+def dataset(root: Path, name: str, **classes: int) -> None:
+    for class_name, count in classes.items():
+        folder = root / "datasets" / name / class_name
+        folder.mkdir(parents=True)
+        for number in range(count):
+            (folder / f"{number}.PNG").write_bytes(b"png")
+
+
+def test_files_are_written_whole_and_read_back(lake: DataLake, tmp_path: Path) -> None:
+    uri = lake.write_bytes("runs/k/train.json", b'{"a": 1}')
+
+    assert uri == f"{tmp_path.as_uri()}/runs/k/train.json"
+    assert lake.exists(uri)
+    assert lake.read_json(uri) == {"a": 1}
+    assert [file.name for file in (tmp_path / "runs" / "k").iterdir()] == ["train.json"]
+
+
+def test_what_is_missing_or_broken_is_named(lake: DataLake) -> None:
+    with pytest.raises(ObjectMissingError, match="runs/none.json"):
+        lake.read_json("runs/none.json")
+    for content in (b"{", b"[1]"):
+        lake.write_bytes("broken.json", content)
+        with pytest.raises(BrokenJsonError, match="broken.json"):
+            lake.read_json("broken.json")
+
+
+def test_a_tree_is_uploaded_once(lake: DataLake, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "sub").mkdir(parents=True)
+    (source / "a.py").write_text("a")
+    (source / "sub" / "b.py").write_text("b")
+
+    assert lake.upload_tree(source, "tree") == 2
+    (source / "a.py").write_text("changed")
+    lake.upload_tree(source, "tree")
+
+    assert (lake.read_bytes("tree/a.py"), lake.read_bytes("tree/sub/b.py")) == (b"a", b"b")
+
+
+def test_a_good_dataset_gives_its_classes(lake: DataLake, tmp_path: Path) -> None:
+    dataset(tmp_path, "digits", three=2, one=1)
+    (tmp_path / "datasets" / "digits" / "README.md").write_text("not a class")
+
+    assert lake.check_dataset("digits") == ["one", "three"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        ({"cats": 1}, "only the class 'cats'"),
+        ({"cats": 1, "dogs": 0}, "no image in class dogs"),
+    ],
+)
+def test_a_dataset_that_cannot_be_trained_is_refused(
+    lake: DataLake, tmp_path: Path, classes: dict[str, int], said: str
+) -> None:
+    dataset(tmp_path, "pets", **classes)
+
+    with pytest.raises(DatasetError, match=r"dataset.name = 'pets' .*allowed is a folder of images") as raised:
+        lake.check_dataset("pets")
+    assert said in str(raised.value)
+
+
+def test_an_empty_or_missing_dataset_is_refused(lake: DataLake, tmp_path: Path) -> None:
+    (tmp_path / "datasets" / "empty").mkdir(parents=True)
+    (tmp_path / "datasets" / "flat").write_text("a file")
+
+    with pytest.raises(DatasetError, match="the folder is empty"):
+        lake.check_dataset("empty")
+    with pytest.raises(DatasetError, match=r"no folder file:.*/nothing; the data sets there are: empty"):
+        lake.check_dataset("nothing")
+    with pytest.raises(DatasetError, match="is a file; allowed is a folder"):
+        lake.check_dataset("flat")
+
+
+def test_a_data_lake_without_datasets_says_so(lake: DataLake) -> None:
+    with pytest.raises(DatasetError, match="the data sets there are: none"):
+        lake.check_dataset("digits")
+
+
+def test_an_unreadable_folder_names_setting_and_reason(
+    lake: DataLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset(tmp_path, "secret", a=1, b=1)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.ls", refuse)
+    with pytest.raises(DataLakeUnreachableError, match=r"datasets/secret cannot be reached: PermissionError"):
+        lake.check_dataset("secret")
+
+
+def test_unreachable_s3_names_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 0}}}
+    document = {"conn_type": "aws", "login": "key", "password": "hidden", "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_TESTED", json.dumps(document))
+
+    with pytest.raises(DataLakeUnreachableError, match="through connection 'aws_tested'") as raised:
+        DataLake("s3://bucket/prefix", "aws_tested").check_dataset("digits")
+    assert "hidden" not in str(raised.value)
+
+
+def test_serving_files_are_published_once(lake: DataLake, tmp_path: Path) -> None:
+    uri = lake.write_serving_files("digits", "1", FILES)
+    again = lake.write_serving_files("digits", "1", dict(reversed(FILES.items())))
+
+    assert uri == again == f"{tmp_path.as_uri()}/models/digits/1"
+    assert lake.read_bytes(f"{uri}/model.onnx") == FILES["model.onnx"]
+    assert set(lake.read_json(f"{uri}/checksums.json")) == set(FILES)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(["model.onnx", "model.json", "golden.json", "extra"]), st.binary(max_size=8)
+    ).filter(lambda files: files != FILES)
+)
+def test_published_files_never_change(tmp_path: Path, files: dict[str, bytes]) -> None:
+    lake = DataLake(tmp_path.as_uri())
+    uri = lake.write_serving_files("digits", "2", FILES)
+
+    with pytest.raises(ServingFilesDifferError, match="models/digits/2 already holds other content"):
+        lake.write_serving_files("digits", "2", files)
+    assert {name: lake.read_bytes(f"{uri}/{name}") for name in FILES} == FILES
+
+
+def test_an_interrupted_publication_is_written_anew(lake: DataLake) -> None:
+    lake.write_bytes("models/digits/3/model.onnx", b"half")
+
+    uri = lake.write_serving_files("digits", "3", FILES)
+
+    assert lake.read_bytes(f"{uri}/model.onnx") == FILES["model.onnx"]
+
+
+def test_a_damaged_publication_is_found(lake: DataLake, tmp_path: Path) -> None:
+    uri = lake.write_serving_files("digits", "4", FILES)
+    (tmp_path / "models" / "digits" / "4" / "model.onnx").write_bytes(b"damaged")
+
+    with pytest.raises(WriteMismatchError, match=r"models/digits/4/model.onnx"):
+        lake.verify_serving_files(uri)
+    with pytest.raises(WriteMismatchError):
+        lake.write_serving_files("digits", "4", FILES)

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from ml_lifecycle.exceptions import SettingsError
+from ml_lifecycle.settings import Settings, parse_settings
+
+LAKE = {"data_lake": "s3://bucket/prefix/"}
+
+
+def parsed(model: str = "digits", overrides: dict[str, Any] | None = None, **defaults: Any) -> Settings:
+    return parse_settings({"defaults": LAKE | defaults}, model, overrides)
+
+
+def test_later_layers_win_and_deep_sections_merge() -> None:
+    variable = {
+        "defaults": {**LAKE, "training": {"epochs": 3, "seed": 7}},
+        "models": {"digits": {"training": {"epochs": 4}}, "other": {"training": {"seed": 9}}},
+    }
+
+    found = parse_settings(json.dumps(variable), "digits", {"training.batch_size": 8, "training.epochs": None})
+
+    assert (found.training.epochs, found.training.seed, found.training.batch_size) == (4, 7, 8)
+    assert found.data_lake == "s3://bucket/prefix"
+    assert found.dataset_name == "digits"
+
+
+def test_overrides_do_not_change_the_variable() -> None:
+    variable = {"defaults": LAKE | {"training": {"epochs": 3}}}
+    parse_settings(variable, "digits", {"training.epochs": 9})
+
+    assert variable["defaults"]["training"] == {"epochs": 3}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("rollout.steps", [10, 25, 50], "must be percents above 0 that rise strictly and end in 100"),
+        ("rollout.steps", [10, 50, 25, 100], "rise strictly"),
+        ("rollout.steps", [10, 10, 100], "rise strictly"),
+        ("rollout.steps", [], "end in 100"),
+        ("rollout.steps", [0, 100], "above 0"),
+        ("rollout.steps", [-5, 100], "above 0"),
+        ("rollout.steps", [50, 100, 150], "percents"),
+        ("serving.min_replicas", 9, "min_replicas 9 must not exceed max_replicas 5"),
+        ("serving.min_replicas", 0, "greater than or equal to 1"),
+        ("serving.namespace", "Models!", "pattern"),
+        ("cluster.compute_max_hosts", 1, "compute_max_hosts 1 must not be below compute_hosts 2"),
+        ("cluster.image_version", "2.1", "Python 3.8"),
+        ("dataset.name", "../secrets", "letters, digits"),
+        ("dataset.holdout", 1.0, "less than 1"),
+        ("dataset.channels", 4, "1 or 3"),
+        ("gate.min_accuracy", 97, "less than or equal to 1"),
+        ("training.fraction", 0, "greater than 0"),
+        ("training.epochs", 0, "greater than or equal to 1"),
+        ("rollout.on_deadline", "pray", "'roll_back' or 'freeze'"),
+        ("data_lake", "http://bucket", "must be s3://bucket/prefix or file:///folder"),
+    ],
+)
+def test_bad_input_is_refused_with_field_value_and_what_is_allowed(path: str, value: Any, said: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        parsed(overrides={path: value}, cluster={"compute_hosts": 2})
+
+    message = str(raised.value)
+    assert said in message
+    assert path.split(".")[-1] in message
+    assert str(value).strip("[]") in message
+
+
+@pytest.mark.parametrize("name", ["Digits", "1digits", "digits-", "di_gits", "a" * 41, "", "digits/../x", "модель"])
+def test_names_that_kubernetes_or_yandex_would_refuse(name: str) -> None:
+    with pytest.raises(SettingsError, match="at most 40 lower-case letters, digits and hyphens"):
+        parsed(name)
+
+
+@given(st.from_regex(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", fullmatch=True))
+def test_every_allowed_name_makes_allowed_names_elsewhere(name: str) -> None:
+    from ml_lifecycle.dataproc.cluster import cluster_name
+    from ml_lifecycle.dataproc.names import LABEL_VALUE, RESOURCE_NAME
+
+    assert parsed(name).model == name
+    assert RESOURCE_NAME.fullmatch(cluster_name(name, "train_model", "manual__2026-01-01T00:00:00+00:00"))
+    assert LABEL_VALUE.fullmatch(name)
+
+
+def test_unknown_keys_are_refused_with_those_allowed() -> None:
+    with pytest.raises(SettingsError, match=r"training.epoch = 3: unknown setting; allowed here are .*epochs"):
+        parsed(overrides={"training.epoch": 3})
+    with pytest.raises(SettingsError, match="unknown key 'model'; allowed are"):
+        parse_settings({"defaults": LAKE, "model": {}}, "digits")
+
+
+@pytest.mark.parametrize(("variable", "said"), [("{", "is not JSON"), ("[]", "must be a JSON object, not list")])
+def test_a_broken_variable_is_named(variable: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=f"Variable ml_lifecycle {said}"):
+        parse_settings(variable, "digits")
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(SettingsError) as raised:
+        parsed(overrides={"training.epochs": 0, "gate.min_accuracy": 2})
+
+    assert "training.epochs = 0" in str(raised.value)
+    assert "gate.min_accuracy = 2" in str(raised.value)
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        parsed().training.epochs = 9  # type: ignore[misc]
+
+
+@given(st.lists(st.integers(-20, 120), max_size=6))
+def test_steps_are_taken_exactly_when_they_rise_to_100(steps: list[int]) -> None:
+    good = bool(steps) and steps == sorted(set(steps)) and steps[0] > 0 and steps[-1] == 100
+    if good:
+        assert parsed(overrides={"rollout.steps": steps}).rollout.steps == tuple(steps)
+    else:
+        with pytest.raises(SettingsError, match="rollout.steps"):
+            parsed(overrides={"rollout.steps": steps})

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ml_lifecycle.settings import Settings, parse_settings
+from ml_lifecycle.training_plan import TrainingRun, candidate_tags, plan_training, specification
+from spark_jobs.specification import EvaluateSpecification, IngestSpecification, TrainSpecification, parse
+
+RUN = TrainingRun(
+    dag_id="train_model",
+    dag_run_id="manual__2026-01-01T00:00:00+00:00",
+    tracking_uri="http://mlflow:5000",
+    run_id="r1",
+    job_code="s3://bucket/prefix/jobs/abc",
+    environment="s3://bucket/prefix/environments/abc.tar.gz",
+    champion={"version": "3", "storage_uri": "s3://bucket/prefix/models/digits/3"},
+)
+
+
+def plan(run: TrainingRun = RUN, **sections: Any) -> dict[str, Any]:
+    settings: Settings = parse_settings({"defaults": {"data_lake": "s3://bucket/prefix", **sections}}, "digits")
+    return plan_training(settings, run, now=1_000_000.0)
+
+
+def test_each_job_accepts_its_specification() -> None:
+    found = plan(cluster={"secret_id": "secret"})
+    result = found["results"] + "/cluster/job.json"
+    prepared = {"prepared_uri": "s3a://bucket/prefix/prepared/digits/d"}
+
+    ingest = parse(IngestSpecification, specification(found["ingest_specification"], result, {}))
+    train = parse(TrainSpecification, specification(found["train_specification"], result, prepared))
+    evaluate = parse(
+        EvaluateSpecification,
+        specification(found["evaluate_specification"], result, prepared | {"state_uri": "s3a://bucket/s"}),
+    )
+
+    assert ingest.dataset_uri == "s3a://bucket/prefix/datasets/digits"
+    assert train.checkpoint_uri == "s3a://bucket/prefix/checkpoints/r1"
+    assert evaluate.champion is not None
+    assert evaluate.champion.storage_uri == "s3a://bucket/prefix/models/digits/3"
+    assert {ingest.result_uri, train.result_uri, evaluate.result_uri} == {result.replace("s3:", "s3a:")}
+    assert {ingest.secret_id, train.secret_id, evaluate.secret_id} == {"secret"}
+
+
+def test_the_first_training_has_no_champion() -> None:
+    first = TrainingRun(**{**vars(RUN), "champion": None})
+
+    assert plan(first)["evaluate_specification"]["champion"] is None
+
+
+def test_names_belong_to_the_run() -> None:
+    other = TrainingRun(**{**vars(RUN), "dag_run_id": "manual__2026-01-02"})
+
+    assert plan()["cluster_name"] == plan()["cluster_name"]
+    for name in ("cluster_name", "ingest_name", "results"):
+        assert plan()[name] != plan(other)[name]
+
+
+def test_the_cluster_says_when_it_may_be_deleted() -> None:
+    assert plan(cluster={"time_to_live_hours": 2})["labels"]["expires-at"] == "1007200"
+
+
+@pytest.mark.parametrize(
+    ("processes", "hosts", "executors", "cores"),
+    [(1, 4, "1", "1"), (2, 1, "1", "2"), (5, 2, "2", "3"), (4, 4, "4", "1")],
+)
+def test_a_barrier_stage_finds_all_its_slots(processes: int, hosts: int, executors: str, cores: str) -> None:
+    properties = plan(training={"processes": processes}, cluster={"compute_hosts": hosts})["train_properties"]
+
+    assert properties["spark.dynamicAllocation.enabled"] == "false"
+    assert (properties["spark.executor.instances"], properties["spark.executor.cores"]) == (executors, cores)
+
+
+def test_the_users_properties_have_the_last_word() -> None:
+    found = plan(cluster={"spark_properties": {"spark.executor.cores": "9"}})
+
+    assert {found[f"{job}_properties"]["spark.executor.cores"] for job in ("ingest", "train", "evaluate")} == {"9"}
+
+
+def test_the_environment_is_shipped() -> None:
+    properties = plan()["evaluate_properties"]
+
+    assert properties["spark.yarn.dist.archives"] == "s3a://bucket/prefix/environments/abc.tar.gz#environment"
+    assert properties["spark.executorEnv.PYSPARK_PYTHON"] == "./environment/bin/python"
+
+
+def test_a_plan_is_json() -> None:
+    assert json.loads(json.dumps(plan())) == plan()
+
+
+@pytest.mark.parametrize(("champion", "tag"), [({"version": "3", "accuracy": 0.9}, "3"), (None, "none")])
+def test_a_candidate_says_with_whom_it_was_compared(champion: dict[str, Any] | None, tag: str) -> None:
+    tags = candidate_tags({"accuracy": 0.95, "loss": 0.2, "holdout_images": 360, "champion": champion})
+
+    assert tags["compared_with"] == tag
+    assert tags["holdout_accuracy"] == "0.95"

@@ -1,0 +1,170 @@
+"""The client against a real MLflow store: SQLite and a folder, without a server."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from ml_lifecycle.tracking.client import CHAMPION, TrackingClient, connect
+from ml_lifecycle.tracking.exceptions import (
+    ServingArtifactMissingError,
+    TrackingConnectionError,
+    TrackingUnreachableError,
+    VersionMissingError,
+)
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture
+def tracking(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrackingClient:
+    monkeypatch.chdir(tmp_path)
+    return TrackingClient(store)
+
+
+def start(tracking: TrackingClient, dag_run: str) -> str:
+    return tracking.start_run(
+        "tests", dag_id="train_model", dag_run_id=dag_run, name=dag_run, tags={"model": "m", "git.commit": None}
+    ).run_id
+
+
+def register(tracking: TrackingClient, model: str, dag_run: str, **tags: str) -> str:
+    run_id = start(tracking, dag_run)
+    return tracking.register_version(model, run_id=run_id, source=f"runs:/{run_id}/model", tags=tags).version
+
+
+def test_one_airflow_run_has_one_mlflow_run(tracking: TrackingClient) -> None:
+    first = start(tracking, "manual__1'quoted")
+    tracking.fail_run(first, "the cluster did not come up")
+    again = start(tracking, "manual__1'quoted")
+    other = start(tracking, "manual__2")
+
+    run = tracking._client.get_run(again)
+    assert again == first
+    assert other != first
+    assert run.info.status == "RUNNING"
+    assert run.data.tags["failure"] == "the cluster did not come up"
+    assert run.data.tags["airflow.dag"] == "train_model"
+    assert "git.commit" not in run.data.tags
+
+
+def test_a_run_ends_as_told(tracking: TrackingClient) -> None:
+    run_id = start(tracking, "ends")
+    tracking.end_run(run_id)
+
+    assert tracking._client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_registering_a_run_twice_gives_one_version(tracking: TrackingClient) -> None:
+    first = register(tracking, "twice", "register-1", compared_with="none")
+    again = register(tracking, "twice", "register-1", compared_with="none")
+    second = register(tracking, "twice", "register-2")
+
+    assert (first, again, second) == ("1", "1", "2")
+    assert tracking.version("twice", "1").tags["compared_with"] == "none"
+
+
+def test_aliases_move(tracking: TrackingClient) -> None:
+    assert tracking.find_alias("aliased", CHAMPION) is None
+    for number in ("1", "2"):
+        tracking.set_alias("aliased", CHAMPION, register(tracking, "aliased", f"alias-{number}"))
+        found = tracking.find_alias("aliased", CHAMPION)
+        assert found is not None
+        assert found.version == number
+
+
+def test_a_missing_version_is_named(tracking: TrackingClient) -> None:
+    register(tracking, "present", "present-1")
+
+    with pytest.raises(VersionMissingError, match="'present' has no version '7'"):
+        tracking.version("present", "7")
+
+
+def test_artifacts_come_back_by_name(tracking: TrackingClient, tmp_path: Path) -> None:
+    run_id = start(tracking, "artifacts")
+    with pytest.raises(ServingArtifactMissingError, match=f"run {run_id} has no artifact folder 'serving'"):
+        tracking.read_artifacts(run_id, "serving")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "model.onnx").write_bytes(b"\x00onnx")
+    tracking._client.log_artifacts(run_id, str(tmp_path / "source"), "serving")
+
+    assert tracking.read_artifacts(run_id, "serving") == {"model.onnx": b"\x00onnx"}
+
+
+def test_a_table_is_written_and_announced_once(tracking: TrackingClient) -> None:
+    run_id = start(tracking, "table")
+    for value in (0.1, 0.9):
+        tracking.log_table(run_id, "gate", [{"check": "accuracy", "value": value}])
+
+    path = tracking._client.download_artifacts(run_id, "gate.json")
+    announced = json.loads(tracking._client.get_run(run_id).data.tags["mlflow.loggedArtifacts"])
+    assert json.loads(Path(path).read_text()) == {"columns": ["check", "value"], "data": [["accuracy", 0.9]]}
+    assert announced == [{"path": "gate.json", "type": "table"}]
+
+
+@pytest.fixture
+def health() -> Iterator[int]:
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/mlflow/health" else 503)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Health)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def connection(monkeypatch: pytest.MonkeyPatch, **fields: object) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_TESTED", json.dumps({"conn_type": "http", **fields}))
+
+
+def test_credentials_stand_in_the_environment_while_connected(monkeypatch: pytest.MonkeyPatch, health: int) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "of-the-caller")
+    connection(monkeypatch, host="127.0.0.1/mlflow", port=health, login="ann", password="hidden")
+    with connect("mlflow_tested") as tracking:
+        assert tracking.uri == f"http://127.0.0.1:{health}/mlflow"
+        assert os.environ["MLFLOW_TRACKING_USERNAME"] == "ann"
+        assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "hidden"
+        assert "MLFLOW_TRACKING_TOKEN" not in os.environ
+
+    assert "MLFLOW_TRACKING_PASSWORD" not in os.environ
+    assert os.environ["MLFLOW_TRACKING_TOKEN"] == "of-the-caller"
+
+
+def test_a_password_alone_is_a_token(monkeypatch: pytest.MonkeyPatch, health: int) -> None:
+    connection(monkeypatch, host="http://127.0.0.1/mlflow", port=health, password="token")
+    with connect("mlflow_tested"):
+        assert os.environ["MLFLOW_TRACKING_TOKEN"] == "token"
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "said"),
+    [
+        ({"host": "127.0.0.1", "port": 9}, TrackingUnreachableError, "MLflow at http://127.0.0.1:9 does not answer"),
+        ({}, TrackingConnectionError, "it has no host"),
+    ],
+)
+def test_an_unreachable_server_is_named(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, object], error: type[Exception], said: str
+) -> None:
+    connection(monkeypatch, password="hidden", **fields)
+
+    with pytest.raises(error, match="connections.tracking = 'mlflow_tested'") as raised, connect("mlflow_tested"):
+        pass
+    assert said in str(raised.value)
+    assert "hidden" not in str(raised.value)
