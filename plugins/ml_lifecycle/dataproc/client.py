@@ -87,6 +87,9 @@ class BackOff:
         return min(self.longest, self.first * 2 ** min(attempt, 16)) * random.uniform(0.75, 1.25)  # noqa: S311
 
 
+BACK_OFF = BackOff()
+
+
 @dataclass(frozen=True)
 class Started:
     """An operation that has begun, and the cluster or job it is about."""
@@ -365,7 +368,7 @@ class DataprocClient:
 async def connect(connection_id: str, back_off: BackOff | None = None) -> AsyncIterator[DataprocClient]:
     """A client with the rights of an Airflow connection of type yandexcloud."""
     # asgiref's thread, not asyncio's: the triggerer answers connection requests only to the former.
-    client = DataprocClient(await sync_to_async(_access)(connection_id), back_off or BackOff())
+    client = DataprocClient(await sync_to_async(_access)(connection_id), back_off or BACK_OFF)
     try:
         yield client
     finally:

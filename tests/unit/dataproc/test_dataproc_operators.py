@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from airflow.sdk.exceptions import TaskDeferred
+
+from ml_lifecycle.dataproc.exceptions import (
+    ClusterNameTakenError,
+    ClusterRefusedError,
+    JobFailedError,
+    JobRefusedError,
+    JobTimeoutError,
+    ResultMissingError,
+)
+from ml_lifecycle.dataproc.operators import DeleteClusterOperator, PysparkJobOperator, WaitForClusterOperator
+from tests.unit.dataproc.simulated_run import FAST, SimulatedRun, sweep
+
+
+@pytest.fixture
+def running(run):
+    run.submit()
+    run.wait()
+    yield run
+    run.teardown()
+
+
+def test_a_run_makes_one_cluster_runs_its_job_and_deletes_the_cluster(run):
+    cluster_id = run.submit()
+    assert run.ti.xcoms["cluster_id"] == cluster_id
+    assert run.ti.xcoms["operation_id"]
+    assert run.ti.xcoms["dataproc_cluster_link"].endswith(cluster_id)
+    assert run.wait() == cluster_id
+    assert run.job() == {"images": 7}
+    report = run.teardown()
+    assert report["cluster_id"] == cluster_id
+    assert report["existed"]
+    assert 0 < report["lived_seconds"] < 60
+    (cluster,) = run.clusters()
+    assert cluster["labels"]["model"] == "digits"
+    assert cluster["labels"]["dag"] == "train_model"
+    assert [job["status"] for job in cluster["jobs"]] == ["DONE"]
+
+
+def test_a_second_try_goes_on_with_the_first_ones_cluster_and_job(run):
+    first = run.submit()
+    assert run.submit() == first
+    run.wait()
+    run.job()
+    run.job()
+    run.teardown()
+    assert len(run.clusters()) == 1
+    assert len(run.jobs()) == 1
+
+
+def test_deleting_twice_is_success(run):
+    run.submit()
+    assert run.teardown()["existed"]
+    assert not run.teardown()["existed"]
+
+
+def test_a_cluster_of_another_run_is_neither_used_nor_deleted(run, cloud, tmp_path):
+    run.submit()
+    other = SimulatedRun(cloud, tmp_path, "another run")
+    other.name = run.name
+    with pytest.raises(ClusterNameTakenError, match="train_model"):
+        other.submit()
+    assert not other.teardown()["existed"]
+    assert run.teardown()["existed"]
+
+
+def test_deletion_protection_keeps_strangers_out_but_not_our_teardown(run):
+    run.submit(deletion_protection=True)
+    run.wait()
+    assert run.teardown()["existed"]
+
+
+def test_impossible_settings_create_nothing(run):
+    with pytest.raises(ClusterRefusedError, match=r"cluster.compute.preset = 'h100'"):
+        run.submit(compute={"preset": "h100"})
+    assert run.clusters() == []
+
+
+def test_a_failed_job_says_what_the_driver_said_and_is_submitted_again_under_a_new_name(running):
+    with pytest.raises(JobFailedError, match="no space left on device"):
+        running.job("print('reading')\nraise SystemExit('no space left on device')\n")
+    assert running.job() == {"images": 7}
+    assert [(job["name"], job["status"]) for job in running.jobs()] == [("ingest", "ERROR"), ("ingest-2", "DONE")]
+
+
+def test_a_job_that_wrote_its_result_but_does_not_end_is_cancelled_and_has_succeeded(running):
+    lingering = "import pathlib, sys, time\npathlib.Path(sys.argv[1]).write_text('{\"images\": 9}')\ntime.sleep(600)\n"
+    assert running.job(lingering) == {"images": 9}
+    assert [job["status"] for job in running.jobs()] == ["CANCELLED"]
+
+
+def test_the_result_of_an_earlier_run_is_not_taken_for_this_ones(running):
+    running.result.write_text('{"images": -1}')
+    slow = "import pathlib, sys, time\ntime.sleep(1)\npathlib.Path(sys.argv[1]).write_text('{\"images\": 5}')\n"
+    assert running.job(slow) == {"images": 5}
+
+
+def test_a_job_that_takes_too_long_is_cancelled(running):
+    with pytest.raises(JobTimeoutError, match="job_timeout_minutes"):
+        running.job("import time\ntime.sleep(600)\n", timeout_minutes=0.01)
+    assert [job["status"] for job in running.jobs()] == ["CANCELLED"]
+
+
+def test_a_job_without_the_result_it_promised_fails(running):
+    with pytest.raises(ResultMissingError, match="result-"):
+        running.job("print('done')\n")
+
+
+def test_a_secret_never_reaches_the_api(running):
+    with pytest.raises(JobRefusedError) as refused:
+        running.job(properties={"spark.hadoop.fs.s3a.secret.key": "hunter2"})
+    assert "hunter2" not in str(refused.value)
+    assert running.jobs() == []
+
+
+def test_the_teardown_cancels_the_job_of_a_deferred_task(running):
+    operator = running.job_operator(deferrable=True)
+    running.job_file.write_text("import time\ntime.sleep(600)\n")
+    with pytest.raises(TaskDeferred):
+        operator.execute(running.context)
+    running.teardown()
+    assert [job["status"] for job in running.jobs()] == ["CANCELLED"]
+
+
+def test_deferred_operators_resume_from_the_event_alone(run):
+    """As Airflow does: a new operator object, no memory but the trigger's event."""
+
+    def deferred(operator):
+        with pytest.raises(TaskDeferred) as suspended:
+            operator.execute(run.context)
+        assert suspended.value.kwargs in (None, {})
+        path, state = suspended.value.trigger.serialize()
+        trigger = type(suspended.value.trigger)(**state)
+        assert path.endswith(type(trigger).__name__)
+        event = asyncio.run(_first(trigger))
+        return getattr(make(type(operator)), suspended.value.method_name)(run.context, event)
+
+    def make(kind):
+        later = {**FAST, "deferrable": True}
+        if kind is WaitForClusterOperator:
+            return kind(task_id="t", cluster_id=run.cluster_id, operation_id=run.ti.xcoms["operation_id"], **later)
+        if kind is DeleteClusterOperator:
+            return kind(task_id="t", cluster_id=run.cluster_id, cluster_name=run.name, **later)
+        return run.job_operator(**later)
+
+    run.submit()
+    assert deferred(make(WaitForClusterOperator)) == run.cluster_id
+    assert deferred(make(PysparkJobOperator)) == {"images": 7}
+    assert deferred(make(DeleteClusterOperator))["existed"]
+
+
+async def _first(trigger):
+    async for event in trigger.run():
+        return event.payload
+    return None
+
+
+def test_the_sweep_takes_what_has_expired_and_nothing_else(run, cloud, tmp_path):
+    run.submit(time_to_live_hours=1e-6)
+    young = SimulatedRun(cloud, tmp_path, "young")
+    young.submit()
+    rehearsal = sweep(dry_run=True)
+    assert rehearsal == {"deleted": [], "expired": [run.name], "kept": [young.name], "dry_run": True}
+    assert sweep()["deleted"] == [run.name]
+    assert [cluster["status"] for cluster in young.clusters()] != ["DELETED"]
+    young.teardown()
+
+
+@pytest.mark.parametrize("field", ["args", "properties", "main_python_file_uri", "job_name", "result_uri"])
+def test_what_a_user_would_template_is_templated(field):
+    assert field in PysparkJobOperator.template_fields
