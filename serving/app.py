@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import protocol
 from serving.exceptions import (
@@ -61,9 +62,8 @@ class Server:
         description = model.description
         self.metrics.model.labels(description.model, description.version, description.run_id).set(1)
         self._model = model
-        log.info(
-            "model %s of run %s loaded in %.2f s", description.model, description.run_id, time.monotonic() - started
-        )
+        seconds = time.monotonic() - started
+        log.info("model %s of run %s loaded in %.2f s", description.model, description.run_id, seconds)
 
     def model(self, name: str) -> Model:
         """The model of this name; raises UnknownModelError, NotReadyError."""
@@ -143,21 +143,38 @@ def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) ->
         message = f"{request.method} {request.url.path}: {error.detail}"
         return JSONResponse({"error": message}, error.status_code, error.headers)
 
-    @app.middleware("http")
-    async def measure(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+    app.add_middleware(Measurement, metrics=server.metrics)
+    return app
+
+
+class Measurement:
+    """Counts and times every request."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
         started = time.perf_counter()
         code = 500
+
+        async def note(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+            await send(message)
+
         try:
-            response = await answer(request)
-            code = response.status_code
-            return response
+            await self._app(scope, receive, note)
         finally:
             # The template of the path, so that clients cannot invent label values.
-            endpoint = getattr(request.scope.get("route"), "path", "unknown")
-            server.metrics.requests.labels(endpoint, str(code)).inc()
-            server.metrics.duration.labels(endpoint).observe(time.perf_counter() - started)
-
-    return app
+            endpoint = getattr(scope.get("route"), "path", "unknown")
+            self._metrics.requests.labels(endpoint, str(code)).inc()
+            self._metrics.duration.labels(endpoint).observe(time.perf_counter() - started)
 
 
 def _add_health(app: FastAPI, server: Server) -> None:

@@ -26,13 +26,11 @@ class Metrics:
         self.batch = Histogram(
             "ml_serving_batch_images", "Images in a request", buckets=BATCH_BUCKETS, registry=self.registry
         )
-        self.in_flight = Gauge(
-            "ml_serving_requests_in_flight", "Inference under way or waiting", registry=self.registry
-        )
+        self.in_flight = Gauge("ml_serving_requests_in_flight", "Under way or waiting", registry=self.registry)
         self.predictions = Counter("ml_serving_predictions", "Answers by class", ["label"], registry=self.registry)
         self.model = Gauge(
             "ml_serving_model_info",
-            "1 while the model is loaded",
+            "1 once it is loaded",
             ["model", "version", "run_id"],
             registry=self.registry,
         )

@@ -9,6 +9,7 @@ there, and the URL's host only into the Host header, for gateways whose names do
 from __future__ import annotations
 
 import argparse
+import functools
 import http.client
 import json
 import sys
@@ -89,7 +90,7 @@ def smoke_test(endpoint: Endpoint, model: str, golden: Mapping[str, Any], report
         return
     _check(report, "contract", lambda: _contract(endpoint, model, golden))
     for number, case in enumerate(golden["cases"]):
-        _check(report, f"golden {number}", lambda case=case: _golden(endpoint, model, case, golden, report))
+        _check(report, f"golden {number}", functools.partial(_golden, endpoint, model, case, golden, report))
     _check(report, "refuses nonsense", lambda: _refusal(endpoint, model))
     _check(report, "latency", lambda: _latency(report, float(golden["latency_budget_seconds"])))
 
@@ -150,8 +151,8 @@ def _golden(endpoint: Endpoint, model: str, case: Mapping[str, Any], golden: Map
     )
     if not difference <= float(golden["tolerance"]):
         raise CheckFailedError(
-            f"probabilities differ by {difference:.6f}, more than {golden['tolerance']}; label {outputs['label'][0]!r}, "
-            f"expected {case['label']!r}: another model or another preprocessing answers here"
+            f"probabilities differ by {difference:.6f}, more than {golden['tolerance']}; label "
+            f"{outputs['label'][0]!r}, expected {case['label']!r}: another model or another preprocessing answers here"
         )
     if outputs["label"] != [case["label"]]:
         raise CheckFailedError(f"label {outputs['label']}, expected {case['label']!r}")
