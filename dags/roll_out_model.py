@@ -1,0 +1,169 @@
+"""Rolls a champion out on KServe: smoke test, canary on evidence, promotion or roll-back."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import DAG, get_current_context, task, task_group
+
+from ml_lifecycle.assets import CHAMPION_MODEL, LIVE_MODEL, ModelEvent, incoming_models
+from ml_lifecycle.kserve.operators import CanaryOperator, CloseRolloutOperator, OpenRolloutOperator
+from ml_lifecycle.kserve.smoke_test import SmokeTestOperator
+from ml_lifecycle.params import optional, overrides, refusing
+from ml_lifecycle.settings_variable import read_settings
+
+if TYPE_CHECKING:
+    from ml_lifecycle.settings import Settings
+    from ml_lifecycle.tracking.client import ModelVersion
+
+log = logging.getLogger(__name__)
+
+SETTINGS = {
+    "steps": "rollout.steps",
+    "dwell_seconds": "rollout.dwell_seconds",
+    "look_seconds": "rollout.look_seconds",
+    "min_requests": "rollout.min_requests",
+    "margin": "rollout.margin",
+    "floor": "rollout.floor",
+    "latency_ratio": "rollout.latency_ratio",
+    "deadline_minutes": "rollout.deadline_minutes",
+    "on_deadline": "rollout.on_deadline",
+    "namespace": "serving.namespace",
+    "image": "serving.image",
+    "min_replicas": "serving.min_replicas",
+    "max_replicas": "serving.max_replicas",
+}
+
+PARAMS = {
+    "model": optional("string", "Registered model and InferenceService; null: those that the asset event names"),
+    "version": optional("string", "Version; null: the champion", pattern="^[0-9]+$"),
+    "steps": optional(
+        "array",
+        "Traffic percents of the canary, rising to 100; [100] switches at once after the smoke test",
+        section="Canary",
+        items={"type": "integer", "minimum": 1, "maximum": 100},
+    ),
+    "dwell_seconds": optional("number", "A step lasts at least this long", section="Canary", exclusiveMinimum=0),
+    "look_seconds": optional("number", "Time between two looks", section="Canary", exclusiveMinimum=0),
+    "min_requests": optional("integer", "Canary requests a step needs", section="Canary", minimum=0),
+    "deadline_minutes": optional("number", "The rollout is decided by then", section="Canary", exclusiveMinimum=0),
+    "on_deadline": optional(
+        "string", "What happens at the deadline", section="Canary", enum=[None, "roll_back", "freeze"]
+    ),
+    "margin": optional("number", "Ratio of error rates that is harm", section="Verdict", exclusiveMinimum=1),
+    "floor": optional(
+        "number", "Error rate below which nothing is harm", section="Verdict", minimum=0, exclusiveMaximum=1
+    ),
+    "latency_ratio": optional(
+        "number", "Ratio of latency quantiles that is harm", section="Verdict", exclusiveMinimum=1
+    ),
+    "namespace": optional("string", "Namespace of the InferenceService", section="Serving"),
+    "image": optional("string", "The model server's image", section="Serving"),
+    "min_replicas": optional("integer", "Replicas at least", section="Serving", minimum=1),
+    "max_replicas": optional("integer", "Replicas at most", section="Serving", minimum=1),
+}
+
+DOC = """
+### Roll a model out
+
+Opens a canary at 0 %, smoke-tests the new revision at its own address, steps the traffic while comparing errors and
+latency of both sides, and promotes or rolls back. The first version of a service goes live after its smoke test.
+
+- **Starts** by hand (`model`, and `version` if not the champion), or when `champion_model` is updated; several events
+  become several rollouts. **Emits** `live_model`.
+- **`open`** refuses what cannot work before anything is changed, and a second rollout of a service that has one.
+- **`canary`** logs a line for each look. Its state stands on the Lease `ml-lifecycle-<model>`: a killed task goes on.
+- **`close`** runs whatever happened. After a roll-back the spec names the good version again, `champion` returns to
+  `live`, and this run fails with the reason.
+"""
+
+
+def named(params: dict[str, Any]) -> list[ModelEvent]:
+    """The version that the params name; its number is empty for "the champion"."""
+    return [ModelEvent(model=params["model"], version=params["version"] or "")] if params["model"] else []
+
+
+def promoted_version(settings: Settings, version: str) -> ModelVersion:
+    """The version, or the champion if none is given; RolloutRefusedError if it has not been promoted."""
+    from ml_lifecycle.kserve.exceptions import RolloutRefusedError
+    from ml_lifecycle.tracking.client import CHAMPION, connect
+
+    with connect(settings.connections.tracking) as tracking:
+        found = tracking.version(settings.model, version) if version else tracking.find_alias(settings.model, CHAMPION)
+    if found is None:
+        raise RolloutRefusedError(f"{settings.model!r} has no champion: run promote_model, or give the param `version`")
+    if not found.storage_uri:
+        raise RolloutRefusedError(
+            f"version {found.version} of {settings.model!r} was never promoted: run promote_model"
+        )
+    return found
+
+
+with DAG(
+    "roll_out_model",
+    schedule=[CHAMPION_MODEL],
+    catchup=False,
+    max_active_runs=8,
+    params=PARAMS,
+    default_args={"owner": "ml-platform", "retries": 2, "retry_delay": timedelta(seconds=15)},
+    tags=["ml-lifecycle", "serving"],
+    description="Rolls a champion out on KServe by canary, judged on evidence",
+    doc_md=DOC,
+) as dag:
+
+    @task(inlets=[CHAMPION_MODEL], execution_timeout=timedelta(minutes=5))
+    def champions(params: dict[str, Any]) -> list[dict[str, Any]]:
+        """What to roll out, one request for each model; settings are refused here."""
+        from ml_lifecycle.kserve.request import RolloutRequest
+
+        with refusing():
+            requests = []
+            for event in named(params) or incoming_models(CHAMPION_MODEL, get_current_context()):
+                settings = read_settings(event.model, overrides(params, SETTINGS))
+                version = promoted_version(settings, event.version)
+                request = RolloutRequest.of(
+                    settings, version=version.version, run_id=version.run_id, storage_uri=version.storage_uri
+                )
+                requests.append(request.to_json())
+        if not requests:
+            log.warning("no champion_model event has ever arrived: give the param `model`")
+        return requests
+
+    @task(outlets=[LIVE_MODEL], execution_timeout=timedelta(minutes=5))
+    def publish(rollout: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
+        """Aliases follow what serves; fails with the reason where that is not the new version."""
+        from airflow.providers.common.compat.sdk import AirflowFailException
+
+        from ml_lifecycle.tracking.client import CHAMPION, LIVE, connect
+
+        model, version = report["model"], report["version"]
+        with connect(rollout["connections"]["tracking"]) as tracking:
+            if report["outcome"] == "promoted":
+                tracking.set_alias(model, LIVE, version)
+            elif report["outcome"] == "rolled_back" and (live := tracking.find_alias(model, LIVE)):
+                tracking.set_alias(model, CHAMPION, live.version)
+            tracking.tag_version(model, version, {"rollout": report["outcome"], "rollout.reason": report["reason"]})
+        if report["outcome"] != "promoted":
+            raise AirflowFailException(f"{model} version {version} {report['outcome']}: {report['reason']}")
+        event = ModelEvent(
+            model=model, version=version, run_id=report["run_id"], storage_uri=report["storage_uri"]
+        ).model_dump()
+        get_current_context()["outlet_events"][LIVE_MODEL].extra = event
+        return event
+
+    @task_group
+    def roll_out(rollout: dict[str, Any]) -> None:
+        """One model."""
+        opened = OpenRolloutOperator(task_id="open", rollout=rollout)
+        smoke_test = SmokeTestOperator(task_id="smoke_test", rollout=rollout, revision=opened.output, retries=0)
+        canary = CanaryOperator(task_id="canary", rollout=rollout)
+        closed = CloseRolloutOperator(task_id="close", rollout=rollout, retries=5)
+        opened >> smoke_test >> canary >> closed
+        # `open` may fail half-way, and a failed setup skips its teardown: so the setup is the task before it.
+        closed.as_teardown(setups=requests.operator, on_failure_fail_dagrun=True)
+        publish(rollout, closed.output)
+
+    requests = champions()
+    roll_out.expand(rollout=requests)

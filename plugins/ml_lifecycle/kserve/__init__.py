@@ -1,0 +1,1 @@
+"""KServe: manifests, revisions, and the rollout of a version by canary."""

@@ -1,0 +1,366 @@
+"""Drives one service's rollout over the Kubernetes API: the Lease with the state, the manifests, the closing acts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from ml_lifecycle.canary.snapshot import Gap, Snapshot
+from ml_lifecycle.kserve.exceptions import RolloutInterruptedError, RolloutRefusedError, RolloutStuckError
+from ml_lifecycle.kserve.manifest import Predictor, Templates, is_ours, predictor
+from ml_lifecycle.kserve.queries import PRESETS, snapshot
+from ml_lifecycle.kserve.request import RolloutRequest
+from ml_lifecycle.kserve.revisions import Readiness, Service, read, readiness
+from ml_lifecycle.kserve.rollout import (
+    STATE_ANNOTATION,
+    Act,
+    Closing,
+    Decision,
+    Kind,
+    Phase,
+    RolloutState,
+    ended,
+    next_closing,
+    noted,
+    opened,
+    report,
+    tested,
+)
+from ml_lifecycle.kubernetes import leases
+from ml_lifecycle.kubernetes.client import KubernetesClient
+from ml_lifecycle.kubernetes.exceptions import ConflictError, ForbiddenError, LeaseHeldError, NotFoundError
+from ml_lifecycle.kubernetes.resource import CONFIG_MAP, INFERENCE_SERVICE, LEASE, MLSCALER, NAMESPACE, POD, REVISION
+from ml_lifecycle.prometheus.client import PrometheusClient
+from ml_lifecycle.prometheus.exceptions import PrometheusError, PrometheusUnavailableError
+from ml_lifecycle.resources import resource
+
+log = logging.getLogger(__name__)
+
+FIELD_MANAGER = "ml-lifecycle-rollout"
+_STANDARD = frozenset({"Standard", "RawDeployment"})
+_FIRST_WINDOW_SECONDS = 60.0
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """The present, aware."""
+    return datetime.now(UTC)
+
+
+@asynccontextmanager
+async def connect(connection_id: str, holder: str) -> AsyncIterator[RolloutClient]:
+    """The client of an Airflow connection of type kubernetes, writing Leases as `holder`."""
+    from ml_lifecycle.kubernetes.client import connect as connect_kubernetes
+
+    async with connect_kubernetes(connection_id) as kubernetes:
+        yield RolloutClient(kubernetes, holder)
+
+
+class RolloutClient:
+    """What the rollout's tasks do to the cluster, as one `holder` of the service's Lease."""
+
+    def __init__(self, kubernetes: KubernetesClient, holder: str, clock: Clock = utc_now) -> None:
+        self.kubernetes = kubernetes
+        self.holder = holder
+        self._clock = clock
+        self._templates = Templates(resource("k8s_templates"))
+
+    def now(self) -> float:
+        """Unix seconds."""
+        return self._clock().timestamp()
+
+    async def load(self, namespace: str, service: str) -> RolloutState | None:
+        """The state of the service's last rollout; None if there was none."""
+        lease = await leases.read(self.kubernetes, namespace, leases.lease_name(service))
+        return _state(lease)
+
+    async def own(self, namespace: str, service: str) -> RolloutState:
+        """The state of this holder's rollout; RolloutInterruptedError where it is another's or nobody's."""
+        state = await self.load(namespace, service)
+        if state is None or state.holder != self.holder:
+            by = "nobody" if state is None else state.holder
+            raise RolloutInterruptedError(
+                f"the rollout of {service!r} in {namespace!r} belongs to {by}, not to {self.holder}: "
+                "another run has taken it over or closed it"
+            )
+        return state
+
+    async def save(self, state: RolloutState) -> RolloutState:
+        """Writes the state onto the Lease and renews it; LeaseLostError if another has taken it."""
+        name = leases.lease_name(state.service)
+        await leases.renew(
+            self.kubernetes, state.request.namespace, name, self.holder, self._clock(), _annotations(state)
+        )
+        return state
+
+    async def service(self, state: RolloutState) -> Service | None:
+        """The InferenceService as it stands; None if absent."""
+        found = await self.kubernetes.find(INFERENCE_SERVICE, state.service, state.request.namespace)
+        return None if found is None else read(found)
+
+    async def open(self, request: RolloutRequest, golden: str) -> RolloutState:
+        """Takes the Lease and opens the canary at 0 %; goes on with what this or a dead run has begun.
+
+        RolloutRefusedError before anything is changed: somebody else's rollout, service, namespace or mode.
+        """
+        namespace, name = request.namespace, request.model
+        live = await self._check(request)
+        await self._acquire(request, {})
+        left = await self.load(namespace, name)
+        if left is not None and (left.phase is not Phase.CLOSED or _still_frozen(left, live)):
+            if left.request.storage_uri == request.storage_uri and left.phase is not Phase.CLOSED:
+                return await self.save(replace(left, holder=self.holder, request=request))
+            log.info("closing what %s left: version %s", left.holder, left.request.version)
+            undecided = replace(left, decision=None, phase=Phase.CANARY, closing_since=None)
+            left = undecided if left.decision is Decision.FROZEN else left
+            await self.close(await self.save(replace(left, holder=self.holder)), release=False)
+            live = await self._live(request)
+        if live is not None and live.canary_percent is not None:
+            await self.release(namespace, name)
+            raise RolloutRefusedError(
+                f"InferenceService {name!r} in {namespace!r} has a canary open ({live.canary_percent} % of "
+                f"{live.predictor.storage_uri!r}) that no rollout knows: promote it or restore the good storageUri, "
+                "and remove canaryTrafficPercent"
+            )
+        return await self._begin(request, live, golden)
+
+    async def _begin(self, request: RolloutRequest, live: Service | None, golden: str) -> RolloutState:
+        runtime = self._templates.serving_runtime(request.serving)
+        candidate = predictor(request.serving, request.storage_uri, runtime["metadata"]["name"])
+        if await self._scaled(request):
+            candidate = candidate.without_replicas()
+        state = await self.save(opened(request, self.holder, candidate, live, self.now()))
+        cases = self._templates.golden_config_map(request.golden_name, request.namespace, request.model, golden)
+        await self.kubernetes.apply(cases, field_manager=FIELD_MANAGER, force=True)
+        if state.kind is Kind.UNCHANGED:
+            return state
+        await self.kubernetes.apply(runtime, field_manager=FIELD_MANAGER)
+        try:
+            # Percent and storageUri in one request: a percent alone would move traffic to an older revision.
+            await self.apply(state, candidate, 0 if state.kind is Kind.CANARY else None)
+        except ConflictError as error:
+            raise RolloutRefusedError(f"InferenceService {request.model!r} cannot be changed: {error}") from error
+        return state
+
+    async def apply(
+        self, state: RolloutState, predictor: Predictor, percent: int | None, *, force: bool = False
+    ) -> None:
+        """Server-side apply of the InferenceService."""
+        manifest = self._templates.inference_service(state.service, state.request.namespace, predictor, percent)
+        await self.kubernetes.apply(manifest, field_manager=FIELD_MANAGER, force=force)
+
+    async def readiness(self, state: RolloutState) -> tuple[RolloutState, Readiness]:
+        """Whether the new revision may be tested; the state follows."""
+        service = await self.service(state)
+        if service is None:
+            return state, Readiness(failed=True, reason=f"InferenceService {state.service!r} was deleted")
+        state = noted(state, service)
+        pods = await self._pods(state, service.latest_created) if service.latest_created != state.before else []
+        found = readiness(service, pods, before=state.before)
+        return (tested(state, service) if found.ready and state.phase is Phase.OPENING else state), found
+
+    async def address(self, state: RolloutState) -> str:
+        """The new revision's own URL; the service's where KServe gives none (it has no tag, and takes all traffic)."""
+        service = await self.service(state)
+        if service is None:
+            raise RolloutInterruptedError(
+                f"InferenceService {state.service!r} was deleted in the middle of the rollout"
+            )
+        url = service.tag_url(state.revision)
+        if not url and state.kind is Kind.CANARY:
+            raise RolloutInterruptedError(
+                f"revision {state.revision} has no address of its own: InferenceService {state.service!r} lacks the "
+                'annotation serving.kserve.io/enable-tag-routing: "true"'
+            )
+        return url or service.url
+
+    async def counters(self, state: RolloutState, prometheus: PrometheusClient) -> Snapshot | Gap:
+        """Both sides' counters now; a Gap with the reason where Prometheus does not answer."""
+        now = self.now()
+        window = now - state.snapshot.at if state.snapshot else _FIRST_WINDOW_SECONDS
+        try:
+            return await snapshot(
+                prometheus,
+                PRESETS[state.request.rollout.metrics],
+                service=state.service,
+                namespace=state.request.namespace,
+                canary=state.revision,
+                stable=state.stable_revision,
+                at=now,
+                window_seconds=window,
+            )
+        except PrometheusUnavailableError as error:
+            return Gap(str(error))
+
+    async def close(self, state: RolloutState, *, poll_seconds: float = 2, release: bool = True) -> dict[str, Any]:
+        """Brings the service to what was decided, deletes the golden cases, gives the Lease back; the report.
+
+        RolloutStuckError if KServe does not follow within `ready_timeout_minutes`; the next close goes on.
+        """
+        state = await self.save(ended(state, await self.service(state), self.now()))
+        said = ""
+        while True:
+            service = await self.service(state)
+            closing = next_closing(state, service)
+            if closing.reason != said:
+                log.info("%s: %s", closing.act.value, closing.reason)
+                said = closing.reason
+            if closing.act is Act.DONE:
+                break
+            await self._act(state, closing)
+            if closing.act is Act.WAIT:
+                self._check_patience(state, closing)
+                state = await self.save(noted(state, service))
+                await asyncio.sleep(poll_seconds)
+        await self.kubernetes.delete(CONFIG_MAP, state.request.golden_name, state.request.namespace)
+        now = self.now()
+        summary = report(state, service, now)
+        closed = state.close(now)
+        if release:
+            name = leases.lease_name(state.service)
+            await leases.release(self.kubernetes, state.request.namespace, name, self.holder, _annotations(closed))
+        else:
+            await self.save(closed)
+        return summary
+
+    async def report(self, state: RolloutState) -> dict[str, Any]:
+        """Of a rollout that is closed already."""
+        return report(state, await self.service(state), state.closed_at or self.now())
+
+    async def abandoned(self, namespace: str | None) -> list[RolloutState]:
+        """Rollouts that are not closed and whose Lease has expired."""
+        found = await self.kubernetes.list(LEASE, namespace, label_selector="app.kubernetes.io/managed-by=ml-lifecycle")
+        now = self._clock()
+        expired = [_state(lease) for lease in map(leases.parse_lease, found) if not lease.held(now)]
+        return [state for state in expired if state is not None and state.phase is not Phase.CLOSED]
+
+    async def release(self, namespace: str, service: str) -> bool:
+        """Gives the Lease back without a state; False if it was not held."""
+        return await leases.release(self.kubernetes, namespace, leases.lease_name(service), self.holder)
+
+    async def take_over(self, state: RolloutState) -> RolloutState:
+        """The Lease of an abandoned rollout; LeaseHeldError if it lives again."""
+        await self._acquire(state.request, {})
+        return await self.save(replace(state, holder=self.holder))
+
+    async def _act(self, state: RolloutState, closing: Closing) -> None:
+        if closing.act is Act.APPLY and closing.predictor is not None:
+            await self.apply(state, closing.predictor, closing.percent, force=True)
+        if closing.act is Act.DELETE:
+            await self.kubernetes.delete(INFERENCE_SERVICE, state.service, state.request.namespace)
+
+    def _check_patience(self, state: RolloutState, closing: Closing) -> None:
+        minutes = state.request.rollout.ready_timeout_minutes
+        if self.now() - (state.closing_since or 0) > 60 * minutes:
+            raise RolloutStuckError(
+                f"InferenceService {state.service!r} is not {state.decision} after {minutes:g} minutes: "
+                f"{closing.reason}; look at its revisions and pods, then clear this task"
+            )
+
+    async def _acquire(self, request: RolloutRequest, annotations: dict[str, str | None]) -> None:
+        name = leases.lease_name(request.model)
+        await leases.acquire(
+            self.kubernetes,
+            request.namespace,
+            name,
+            self.holder,
+            request.lease_seconds,
+            self._clock(),
+            annotations,
+        )
+
+    async def _check(self, request: RolloutRequest) -> Service | None:
+        try:
+            if await self.kubernetes.find(NAMESPACE, request.namespace) is None:
+                raise RolloutRefusedError(
+                    f"serving.namespace = {request.namespace!r}: there is no such namespace; create it, or name another"
+                )
+        except ForbiddenError:
+            log.info("namespaces may not be read: %r is taken on trust", request.namespace)
+        held = await leases.read(self.kubernetes, request.namespace, leases.lease_name(request.model))
+        if held is not None and held.holder != self.holder and held.held(self._clock()):
+            raise LeaseHeldError(held.name, held.holder, str(held.expires))
+        return await self._live(request)
+
+    async def _live(self, request: RolloutRequest) -> Service | None:
+        name, namespace = request.model, request.namespace
+        found = await self.kubernetes.find(INFERENCE_SERVICE, name, namespace)
+        if found is None:
+            await self._check_kserve(namespace)
+            return None
+        service = read(found)
+        if not is_ours(found):
+            raise RolloutRefusedError(
+                f"InferenceService {name!r} in {namespace!r} was not made by ml-lifecycle: delete it, or choose "
+                "another model name or serving.namespace"
+            )
+        if "transformer" in found["spec"]:
+            raise RolloutRefusedError(
+                f"InferenceService {name!r} has a transformer, whose traffic KServe splits apart from the predictor's: "
+                "remove it"
+            )
+        if service.mode in _STANDARD:
+            raise RolloutRefusedError(
+                f"InferenceService {name!r} runs in {service.mode} mode, where canaryTrafficPercent is ignored and a "
+                "new version would take all traffic at once: run it in Knative mode"
+            )
+        if service.rolled_out and await self.kubernetes.find(REVISION, service.rolled_out, namespace) is None:
+            raise RolloutRefusedError(
+                f"revision {service.rolled_out} of InferenceService {name!r} no longer exists, so traffic cannot go "
+                "back to it: delete the service and roll out again"
+            )
+        return service
+
+    async def _check_kserve(self, namespace: str) -> None:
+        try:
+            await self.kubernetes.list(INFERENCE_SERVICE, namespace)
+        except NotFoundError as error:
+            raise RolloutRefusedError("this cluster has no InferenceServices: install KServe 0.15 or newer") from error
+
+    async def _scaled(self, request: RolloutRequest) -> bool:
+        """Whether an MLScaler owns the service's replicas."""
+        try:
+            scalers = await self.kubernetes.list(MLSCALER, request.namespace)
+        except NotFoundError:
+            return False
+        targets = [scaler.get("spec", {}).get("targetRef") or {} for scaler in scalers]
+        return any(t.get("kind") == INFERENCE_SERVICE.kind and t.get("name") == request.model for t in targets)
+
+    async def _pods(self, state: RolloutState, revision: str) -> list[dict[str, Any]]:
+        selector = f"serving.knative.dev/revision={revision}"
+        return await self.kubernetes.list(POD, state.request.namespace, label_selector=selector)
+
+
+async def check_prometheus(prometheus: PrometheusClient, at: float) -> None:
+    """RolloutRefusedError where Prometheus does not answer: a canary could not be judged."""
+    try:
+        await prometheus.instant("vector(1)", at)
+    except PrometheusError as error:
+        raise RolloutRefusedError(f"the canary could not be judged: {error}") from error
+
+
+def _still_frozen(left: RolloutState, live: Service | None) -> bool:
+    open_still = live is not None and live.canary_percent is not None
+    return (
+        open_still
+        and left.decision is Decision.FROZEN
+        and live is not None
+        and (live.predictor.storage_uri == left.candidate.storage_uri)
+    )
+
+
+def _annotations(state: RolloutState) -> dict[str, str | None]:
+    return {STATE_ANNOTATION: json.dumps(state.to_json(), separators=(",", ":"))}
+
+
+def _state(lease: leases.Lease | None) -> RolloutState | None:
+    if lease is None or STATE_ANNOTATION not in lease.annotations:
+        return None
+    return RolloutState.from_json(json.loads(lease.annotations[STATE_ANNOTATION]))

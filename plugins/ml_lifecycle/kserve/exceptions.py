@@ -1,0 +1,29 @@
+"""What a rollout refuses, and how it ends when not by going live."""
+
+from __future__ import annotations
+
+from ml_lifecycle.exceptions import LifecycleError
+
+
+class RolloutError(LifecycleError):
+    """The root of this domain's errors."""
+
+
+class RolloutRefusedError(RolloutError):
+    """The rollout cannot begin; nothing has been changed."""
+
+
+class RevisionFailedError(RolloutError):
+    """The new revision will not become ready, or did not in time."""
+
+
+class RolledBackError(RolloutError):
+    """The version was not promoted; the stable one serves."""
+
+
+class RolloutInterruptedError(RolloutError):
+    """Somebody deleted or edited the service, or took the Lease, in the middle of the rollout."""
+
+
+class RolloutStuckError(RolloutError):
+    """The service did not reach the state that closes the rollout in time."""

@@ -1,0 +1,85 @@
+"""What one rollout is asked to do: the version, and the settings it runs under. Travels as JSON between tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from ml_lifecycle.canary.plan import Plan
+from ml_lifecycle.canary.verdict import Limits
+from ml_lifecycle.settings import Connections, ModelName, Rollout, Serving, Settings
+
+
+class RolloutRequest(BaseModel):
+    """One version of one model onto its InferenceService, which bears the model's name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: ModelName
+    version: str
+    run_id: str = ""
+    data_lake: str
+    storage_uri: str
+    serving: Serving
+    rollout: Rollout
+    connections: Connections
+
+    @classmethod
+    def of(cls, settings: Settings, *, version: str, storage_uri: str, run_id: str = "") -> RolloutRequest:
+        """The request that a model's settings make."""
+        return cls(
+            model=settings.model,
+            version=version,
+            run_id=run_id,
+            data_lake=settings.data_lake,
+            storage_uri=storage_uri,
+            serving=settings.serving,
+            rollout=settings.rollout,
+            connections=settings.connections,
+        )
+
+    @property
+    def namespace(self) -> str:
+        """The service's namespace."""
+        return self.serving.namespace
+
+    @property
+    def golden_name(self) -> str:
+        """Name of the ConfigMap that holds the version's golden cases."""
+        return f"{self.model}-golden-{self.version}"
+
+    @property
+    def plan(self) -> Plan:
+        """The steps."""
+        rollout = self.rollout
+        return Plan(
+            steps=rollout.steps,
+            dwell_seconds=rollout.dwell_seconds,
+            look_seconds=rollout.look_seconds,
+            min_requests=rollout.min_requests,
+            deadline_seconds=60 * rollout.deadline_minutes,
+            on_deadline=rollout.on_deadline,
+        )
+
+    @property
+    def limits(self) -> Limits:
+        """What counts as harm."""
+        rollout = self.rollout
+        return Limits(
+            margin=rollout.margin,
+            floor=rollout.floor,
+            alpha=rollout.alpha,
+            beta=rollout.beta,
+            latency_quantile=rollout.latency_quantile,
+            latency_ratio=rollout.latency_ratio,
+        )
+
+    @property
+    def lease_seconds(self) -> int:
+        """How long the Lease lives without renewal: ten minutes, or three looks where they are rare."""
+        return max(600, int(3 * self.rollout.look_seconds))
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON of it."""
+        return self.model_dump(mode="json")

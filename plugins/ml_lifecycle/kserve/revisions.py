@@ -1,0 +1,142 @@
+"""Reads an InferenceService's status in Knative mode, and its pods: what serves, what is ready, what failed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ml_lifecycle.kserve.manifest import Predictor
+
+_BLOCKED = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
+_UNSTARTABLE = frozenset({"ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError"})
+_MOST_RESTARTS = 2
+
+
+@dataclass(frozen=True)
+class Share:
+    """One entry of the traffic list; `url` is the tag's."""
+
+    revision: str
+    percent: int
+    tag: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Service:
+    """An InferenceService as read; empty strings where the status says nothing (yet)."""
+
+    predictor: Predictor
+    canary_percent: int | None
+    mode: str
+    url: str
+    latest_created: str
+    latest_ready: str
+    rolled_out: str
+    traffic: tuple[Share, ...]
+    transition: str
+    target_state: str
+    failure: str
+    failed_revision: str
+
+    def percent(self, revision: str) -> int:
+        """The revision's share of the traffic, all its entries together."""
+        return sum(share.percent for share in self.traffic if share.revision == revision)
+
+    def tag_url(self, revision: str) -> str:
+        """The revision's own address; empty without tag routing."""
+        return next((share.url for share in self.traffic if share.revision == revision and share.tag and share.url), "")
+
+
+def read(inference_service: Mapping[str, Any]) -> Service:
+    """The service; tolerates a status that is absent or partly filled."""
+    status = inference_service.get("status") or {}
+    component = (status.get("components") or {}).get("predictor") or {}
+    model = status.get("modelStatus") or {}
+    failure = model.get("lastFailureInfo") or {}
+    return Service(
+        predictor=Predictor.of(inference_service),
+        canary_percent=inference_service["spec"]["predictor"].get("canaryTrafficPercent"),
+        mode=status.get("deploymentMode", ""),
+        url=status.get("url", ""),
+        latest_created=component.get("latestCreatedRevision", ""),
+        latest_ready=component.get("latestReadyRevision", ""),
+        rolled_out=component.get("latestRolledoutRevision", ""),
+        traffic=tuple(_share(entry) for entry in component.get("traffic") or ()),
+        transition=model.get("transitionStatus", ""),
+        target_state=(model.get("states") or {}).get("targetModelState", ""),
+        failure=": ".join(part for part in (failure.get("reason", ""), failure.get("message", "")) if part),
+        failed_revision=failure.get("modelRevisionName", ""),
+    )
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether a new revision may be tested; `failed` is final, and `reason` says what is missing or broken."""
+
+    ready: bool = False
+    failed: bool = False
+    reason: str = ""
+
+
+def readiness(service: Service, pods: Iterable[Mapping[str, Any]], *, before: str) -> Readiness:
+    """Of the revision that came after `before` (the latest one created when the rollout opened).
+
+    The service's own Ready says little: it flaps, and is true while new pods crash. So the revision must be the
+    latest created and the latest ready, its model loaded and one of its pods ready.
+    """
+    created = service.latest_created
+    if not created or created == before:
+        return Readiness(reason="KServe has not created the new revision yet")
+    pods = list(pods)
+    if reason := _broken_pod(pods) or _failed_load(service, created):
+        return Readiness(failed=True, reason=f"revision {created}: {reason}")
+    if service.latest_ready != created:
+        return Readiness(reason=f"revision {created} is not ready yet")
+    if service.target_state not in {"", "Loaded"}:
+        return Readiness(reason=f"revision {created}: its model is {service.target_state}")
+    if not any(_pod_ready(pod) for pod in pods):
+        return Readiness(reason=f"revision {created}: no pod is ready")
+    return Readiness(ready=True)
+
+
+def _share(entry: Mapping[str, Any]) -> Share:
+    return Share(
+        entry.get("revisionName", ""), int(entry.get("percent") or 0), entry.get("tag", ""), entry.get("url", "")
+    )
+
+
+def _failed_load(service: Service, revision: str) -> str:
+    """`lastFailureInfo` may be stale: it counts while KServe is blocked, and for this revision."""
+    if service.latest_ready == revision or service.transition not in _BLOCKED:
+        return ""
+    if service.failed_revision not in {"", revision}:
+        return ""
+    return service.failure or service.transition
+
+
+def _broken_pod(pods: Iterable[Mapping[str, Any]]) -> str:
+    for pod in pods:
+        status = pod.get("status") or {}
+        for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+            if reason := _broken_container(container):
+                return f"pod {pod['metadata']['name']}, container {container.get('name')}: {reason}"
+    return ""
+
+
+def _broken_container(container: Mapping[str, Any]) -> str:
+    waiting = (container.get("state") or {}).get("waiting") or {}
+    reason = waiting.get("reason", "")
+    if reason in _UNSTARTABLE:
+        return f"{reason} {waiting.get('message', '')}".strip()
+    if int(container.get("restartCount") or 0) >= _MOST_RESTARTS and not container.get("ready"):
+        last = (container.get("lastState") or {}).get("terminated") or {}
+        why = last.get("reason") or "it ended"
+        return f"restarted {container['restartCount']} times ({why}, exit code {last.get('exitCode', 'unknown')})"
+    return ""
+
+
+def _pod_ready(pod: Mapping[str, Any]) -> bool:
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return any(item.get("type") == "Ready" and item.get("status") == "True" for item in conditions)

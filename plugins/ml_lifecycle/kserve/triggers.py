@@ -1,0 +1,162 @@
+"""Waits, looks and closes in the triggerer, or inside the task when `deferrable` is off.
+
+All state is on the service's Lease; a trigger that is moved or killed goes on from there. Unlike triggers that only
+watch, these act: each look may move the traffic one step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from ml_lifecycle.exceptions import LifecycleError
+
+if TYPE_CHECKING:
+    from ml_lifecycle.kserve.client import RolloutClient
+    from ml_lifecycle.kserve.rollout import RolloutState
+    from ml_lifecycle.prometheus.client import PrometheusClient
+
+Event = dict[str, Any]
+
+
+class RolloutTrigger(BaseTrigger):
+    """One service's rollout, held by `holder`; a subclass says what it does until its one event.
+
+    Events: `{"status": …}` and what the operator needs; every error of ours is `{"status": "failed", "reason"}`.
+    """
+
+    def __init__(
+        self, *, kubernetes_conn_id: str, namespace: str, service: str, holder: str, poll_seconds: float
+    ) -> None:
+        super().__init__()
+        self.kubernetes_conn_id = kubernetes_conn_id
+        self.namespace = namespace
+        self.service = service
+        self.holder = holder
+        self.poll_seconds = poll_seconds
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """The class path and every keyword argument."""
+        kind = type(self)
+        arguments = {
+            "kubernetes_conn_id": self.kubernetes_conn_id,
+            "namespace": self.namespace,
+            "service": self.service,
+            "holder": self.holder,
+            "poll_seconds": self.poll_seconds,
+        }
+        return f"{kind.__module__}.{kind.__qualname__}", arguments
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """One event."""
+        from ml_lifecycle.kserve.client import connect
+
+        try:
+            async with connect(self.kubernetes_conn_id, self.holder) as client:
+                event = await self.drive(client)
+        except LifecycleError as error:
+            event = {"status": "failed", "reason": str(error)}
+        yield TriggerEvent(event)
+
+    @abstractmethod
+    async def drive(self, client: RolloutClient) -> Event:
+        """Works until there is an event."""
+
+
+class RevisionReadyTrigger(RolloutTrigger):
+    """Waits until the new revision is ready: `{"status": "ready", "revision", "url", "kind"}`."""
+
+    async def drive(self, client: RolloutClient) -> Event:
+        """Polls the service and the revision's pods."""
+        from ml_lifecycle.kserve.exceptions import RevisionFailedError
+
+        said = ""
+        while True:
+            state = await client.own(self.namespace, self.service)
+            state, found = await client.readiness(state)
+            if found.ready:
+                await client.save(state)
+                url = await client.address(state)
+                return {"status": "ready", "revision": state.revision, "url": url, "kind": state.kind.value}
+            minutes = state.request.rollout.ready_timeout_minutes
+            if client.now() - state.opened_at > 60 * minutes:
+                found = replace(found, failed=True, reason=f"{found.reason}, after {minutes:g} minutes")
+            if found.failed:
+                await client.save(_rejected(state, found.reason))
+                raise RevisionFailedError(found.reason)
+            if found.reason != said:
+                self.log.info("waiting: %s", found.reason)
+                said = found.reason
+            await client.save(state)
+            await asyncio.sleep(self.poll_seconds)
+
+
+class CanaryTrigger(RolloutTrigger):
+    """Looks at both sides every `poll_seconds` and moves the traffic: `{"status": "decided", "decision", "reason"}`."""
+
+    async def drive(self, client: RolloutClient) -> Event:
+        """Looks until the rollout is decided; an API or a Prometheus that is away is a look without data."""
+        from ml_lifecycle.kserve.rollout import Phase
+        from ml_lifecycle.kubernetes.exceptions import UnavailableError
+        from ml_lifecycle.prometheus.client import connect as connect_prometheus
+
+        state = await client.own(self.namespace, self.service)
+        if state.evidence.errors:
+            self.log.info("going on at %s %% after %s looks", state.percent, len(state.evidence.errors))
+        async with connect_prometheus(state.request.connections.prometheus) as prometheus:
+            while state.phase is Phase.CANARY:
+                begun = client.now()
+                try:
+                    state = await self._look(client, prometheus, state)
+                except UnavailableError as error:
+                    self.log.warning("this look is lost: %s", error)
+                if state.phase is Phase.CANARY:
+                    await asyncio.sleep(max(0.0, begun + self.poll_seconds - client.now()))
+        return {"status": "decided", "decision": str(state.decision), "reason": state.reason}
+
+    async def _look(self, client: RolloutClient, prometheus: PrometheusClient, state: RolloutState) -> RolloutState:
+        """One look; the state is on the Lease before the traffic follows it."""
+        from ml_lifecycle.kserve.rollout import Decision, look, trouble
+
+        service = await client.service(state)
+        if reason := trouble(state, service):
+            return await client.save(state.decide(Decision.ROLLED_BACK, reason))
+        if service is None or service.canary_percent != state.percent:
+            await client.apply(state, state.candidate, state.percent, force=True)
+            service = await client.service(state) or service
+        if service is None:
+            return state
+        counters = await client.counters(state, prometheus)
+        seen = look(state, service, counters, client.now())
+        self.log.info("%s", seen.line)
+        after = await client.save(seen.state)
+        if after.percent != state.percent:
+            await client.apply(after, after.candidate, after.percent, force=True)
+        return after
+
+
+class CloseTrigger(RolloutTrigger):
+    """Closes this holder's rollout: `{"status": "closed", "report"}`, or `{"status": "absent"}` if it has none."""
+
+    async def drive(self, client: RolloutClient) -> Event:
+        """Promotes or rolls back; what is closed already is only reported."""
+        from ml_lifecycle.kserve.rollout import Phase
+
+        state = await client.load(self.namespace, self.service)
+        if state is None or state.holder != self.holder:
+            await client.release(self.namespace, self.service)
+            return {"status": "absent"}
+        if state.phase is Phase.CLOSED:
+            return {"status": "closed", "report": await client.report(state)}
+        return {"status": "closed", "report": await client.close(state, poll_seconds=self.poll_seconds)}
+
+
+def _rejected(state: RolloutState, reason: str) -> RolloutState:
+    from ml_lifecycle.kserve.rollout import Decision
+
+    return state.decide(Decision.ROLLED_BACK, reason)
