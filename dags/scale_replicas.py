@@ -33,7 +33,6 @@ a second MLScaler scales the same target. Missing, stale or NaN metrics never ta
     catchup=False,
     max_active_runs=1,
     dagrun_timeout=timedelta(hours=1),
-    render_template_as_native_obj=True,
     default_args={"owner": "ml-platform", "retries": 0},
     tags=["ml-lifecycle", "scaling"],
     params={

@@ -108,7 +108,7 @@ class ScaleReplicasOperator(BaseOperator):
 def _names(namespaces: Sequence[str] | str | None) -> list[str] | None:
     """A list, or a rendered text of names with commas between them; None where there is none."""
     if isinstance(namespaces, str):
-        namespaces = [] if namespaces == "None" else namespaces.split(",")
+        namespaces = namespaces.split(",")
     return [name.strip() for name in namespaces or () if name.strip()] or None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -66,7 +65,7 @@ def _requests_per_second(served: list[tuple[Scaler, ScalerSpec]], step: int) -> 
     for scaler, spec in served:
         labels = (scaler.namespace, f"{spec.target_ref.name}-predictor")
         members[labels] = (*members.get(labels, ()), scaler.key)
-    names = "|".join(sorted({re.escape(name).replace("\\", "\\\\") for _, name in members}))
+    names = "|".join(sorted({name.replace(".", r"\\.") for _, name in members}))
     namespaces = "|".join(sorted({namespace for namespace, _ in members}))
     query = (
         "sum by (k8s_namespace_name, kn_configuration_name) (rate(kn_serving_invocation_duration_seconds_count{"

@@ -37,7 +37,7 @@ class TargetReference(_Part):
 
     api_version: str = Field(min_length=1)
     kind: str = Field(min_length=1)
-    name: str = Field(min_length=1, max_length=253)
+    name: str = Field(max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
 
     @property
     def group(self) -> str:

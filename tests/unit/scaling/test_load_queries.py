@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ml_lifecycle.scaling.history import on_grid
+from ml_lifecycle.scaling.queries import NAMES_PER_QUERY, load_queries
+
+from tests.unit.scaling.scaler_objects import inference_service_target, scaler
+
+RPS = {"preset": "requests_per_second"}
+
+
+def test_one_query_for_all_services_of_a_preset_and_step() -> None:
+    names = ["digits", "letters"]
+    (query,) = load_queries([scaler(name, targetRef=inference_service_target(name), metric=RPS) for name in names])
+    assert query.query == (
+        "sum by (k8s_namespace_name, kn_configuration_name) (rate(kn_serving_invocation_duration_seconds_count{"
+        'k8s_namespace_name=~"models", kn_configuration_name=~"digits-predictor|letters-predictor"}[20s]))'
+    )
+    labels = {"k8s_namespace_name": "models", "kn_configuration_name": "letters-predictor"}
+    assert query.owners(labels) == (("models", "letters"),)
+    assert query.owners({**labels, "k8s_namespace_name": "other"}) == ()
+
+
+def test_other_steps_and_many_names_make_more_queries() -> None:
+    services = [
+        scaler(f"s{number}", targetRef=inference_service_target(f"s{number}"), metric=RPS)
+        for number in range(NAMES_PER_QUERY + 1)
+    ]
+    slower = scaler("slow", targetRef=inference_service_target("slow"), metric=RPS, stepSeconds=60)
+    queries = load_queries([*services, slower])
+    assert sorted(len(query.members) for query in queries) == [1, 1, NAMES_PER_QUERY]
+    assert sum(len(query.scalers) for query in queries) == NAMES_PER_QUERY + 2
+
+
+def test_scalers_with_the_same_promql_share_its_query() -> None:
+    (query,) = load_queries([scaler("a"), scaler("b", historySize=100), scaler("bad", maxReplicas=0)])
+    assert query.owners({"any": "label"}) == (("models", "a"), ("models", "b"))
+    assert query.points == 100
+
+
+def test_the_history_reaches_over_the_stabilisation_window() -> None:
+    behavior = {"scaleDown": {"stabilizationWindowSeconds": 600}}
+    (query,) = load_queries([scaler("a", historySize=12, behavior=behavior)])
+    assert query.points == 120
+
+
+def test_samples_fall_on_the_grid_and_gaps_stay() -> None:
+    history = on_grid([70.2, 80, 100, 1000], [1, 2, math.nan, 9], end=100, step=10, points=5)
+    np.testing.assert_array_equal(history.loads, [math.nan, 1, 2, math.nan, math.nan])
+    assert (history.age_steps, history.load) == (2, 2.0)
+    assert history.coverage(4) == 0.5
+    assert history.highest(4) == 2.0
+    assert history.highest(2) is None
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, -1.0, math.nan])
+def test_what_is_no_load_is_a_gap(value: float) -> None:
+    history = on_grid([100], [value], end=100, step=10, points=3)
+    assert (history.load, history.age_steps, history.highest(3)) == (None, None, None)
+
+
+def test_a_stale_sample_is_no_load() -> None:
+    assert on_grid([70], [5], end=100, step=10, points=5).load is None
+
+
+@given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats()), max_size=30))
+def test_any_samples_make_a_grid(samples: list[tuple[float, float]]) -> None:
+    history = on_grid([at for at, _ in samples], [value for _, value in samples], end=0, step=60, points=20)
+    assert len(history.loads) == 20
+    assert not (history.loads < 0).any()
+    assert 0 <= history.coverage(20) <= 1

@@ -1,0 +1,419 @@
+"""Whole passes against the Kubernetes stand-in; Prometheus answers from a function of time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local.kubernetes.stand_in import KubernetesStandIn
+from ml_lifecycle.kubernetes import leases
+from ml_lifecycle.kubernetes.client import KubernetesClient
+from ml_lifecycle.kubernetes.resource import (
+    DEPLOYMENT,
+    HORIZONTAL_POD_AUTOSCALER,
+    INFERENCE_SERVICE,
+    MLSCALER,
+    REVISION,
+)
+from ml_lifecycle.prometheus.client import Series
+from ml_lifecycle.prometheus.exceptions import PrometheusUnavailableError
+from ml_lifecycle.scaling.client import MIN_SCALE
+from ml_lifecycle.scaling.decision import Decision
+from ml_lifecycle.scaling.reconciler import PassOptions, reconcile
+from ml_lifecycle.scaling.resource import FINALIZER
+
+from tests.unit.scaling.scaler_objects import inference_service_target, manifest
+
+START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+RPS = {"preset": "requests_per_second"}
+Load = Callable[[float], float]  # of seconds since START
+
+
+class Prometheus:
+    """The one method of the client that the scaler calls."""
+
+    def __init__(self) -> None:
+        self.load: Load = lambda _: 30.0
+        self.loads: dict[str, Load] = {}  # by query
+        self.labels: list[dict[str, str]] = [{}]
+        self.down = False
+        self.queries: list[str] = []
+
+    async def range(self, query: str, start: float, end: float, step: float) -> list[Series]:
+        self.queries.append(query)
+        if self.down:
+            raise PrometheusUnavailableError("Prometheus at http://nowhere does not answer")
+        load = self.loads.get(query, self.load)
+        times = [end - step * index for index in reversed(range(round((end - start) / step) + 1))]
+        found = [(at, load(at - START.timestamp())) for at in times]
+        present = [(at, value) for at, value in found if not math.isnan(value)]
+        return [Series(labels, *map(tuple, zip(*present, strict=True))) for labels in self.labels if present]
+
+
+class World:
+    """A cluster, its metrics and its clock."""
+
+    def __init__(self, kubernetes: KubernetesClient) -> None:
+        self.kubernetes = kubernetes
+        self.prometheus = Prometheus()
+
+    async def run(self, seconds: float = 0, **options: Any) -> list[Decision]:
+        now = START + timedelta(seconds=seconds)
+        return await reconcile(self.kubernetes, self.prometheus, now, PassOptions(tick_seconds=5, **options))  # type: ignore[arg-type]
+
+    async def deployment(self, name: str = "web", replicas: int = 1) -> None:
+        labels = {"app": name}
+        template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+        await self.kubernetes.create(
+            {
+                "apiVersion": "apps/v1",
+                "kind": "Deployment",
+                "metadata": {"name": name, "namespace": "models"},
+                "spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template},
+            }
+        )
+
+    async def scaler(self, name: str = "web", **changes: Any) -> None:
+        body = manifest(name, **changes)
+        del body["status"]
+        await self.kubernetes.create(body)
+
+    async def replicas(self, name: str = "web") -> int:
+        return int((await self.kubernetes.get(DEPLOYMENT, name, "models"))["spec"]["replicas"])
+
+    async def stored(self, name: str = "web") -> dict[str, Any]:
+        return await self.kubernetes.get(MLSCALER, name, "models")
+
+    async def condition(self, kind: str, name: str = "web") -> tuple[str, str]:
+        for item in (await self.stored(name))["status"]["conditions"]:
+            if item["type"] == kind:
+                return item["status"], item["message"]
+        return "", ""
+
+    async def inference_service(self, *, annotations: dict[str, str] | None = None, **predictor: Any) -> None:
+        model = {"modelFormat": {"name": "onnx"}, "storageUri": "s3://b/m"}
+        metadata = {"name": "digits", "namespace": "models", "annotations": annotations or {}}
+        await self.kubernetes.create(
+            {
+                "apiVersion": INFERENCE_SERVICE.api_version,
+                "kind": "InferenceService",
+                "metadata": metadata,
+                "spec": {"predictor": {"model": model, **predictor}},
+            }
+        )
+        traffic = [{"revisionName": "digits-predictor-00001", "percent": 100, "latestRevision": True}]
+        status = {"components": {"predictor": {"latestReadyRevision": "digits-predictor-00001", "traffic": traffic}}}
+        await self.kubernetes.merge_patch(
+            INFERENCE_SERVICE, "digits", "models", {"status": status}, subresource="status"
+        )
+
+    async def revision(self, **annotations: str) -> None:
+        await self.kubernetes.create(
+            {
+                "apiVersion": REVISION.api_version,
+                "kind": "Revision",
+                "metadata": {"name": "digits-predictor-00001", "namespace": "models", "annotations": annotations},
+                "spec": {"containers": [{"name": "kserve-container", "image": "i"}]},
+            }
+        )
+
+    async def min_scale(self) -> str | None:
+        found = await self.kubernetes.get(REVISION, "digits-predictor-00001", "models")
+        return (found["metadata"].get("annotations") or {}).get(MIN_SCALE)
+
+    async def knative(self, **predictor: Any) -> None:
+        await self.inference_service(**predictor)
+        await self.revision()
+        await self.scaler("digits", targetRef=inference_service_target(), metric=RPS)
+        self.prometheus.labels = [{"k8s_namespace_name": "models", "kn_configuration_name": "digits-predictor"}]
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesStandIn]:
+    with KubernetesStandIn(tmp_path_factory.mktemp("kubernetes")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+async def world(stand_in: KubernetesStandIn, tmp_path: Path) -> AsyncIterator[World]:
+    async with KubernetesClient.from_kubeconfig(stand_in.kubeconfig) as client:
+        yield World(client)
+        for kind in (MLSCALER, HORIZONTAL_POD_AUTOSCALER, DEPLOYMENT, REVISION, INFERENCE_SERVICE, leases.LEASE):
+            for item in await client.list(kind, "models"):
+                if item["metadata"].get("finalizers"):
+                    await client.merge_patch(
+                        kind, item["metadata"]["name"], "models", {"metadata": {"finalizers": None}}
+                    )
+                await client.delete(kind, item["metadata"]["name"], "models")
+
+
+async def test_a_ramp_is_met_with_replicas_before_it_arrives(world: World) -> None:
+    await world.deployment()
+    await world.scaler()
+    world.prometheus.load = lambda at: min(100.0, 20.0 + max(0.0, at) * 80 / 50)
+    full = 30 * 50 / 80  # seconds until the load passes the 50 of one replica
+    before = await world.run(0)
+    assert (before[0].desired, before[0].written) == (1, False)
+    for at in range(5, 50, 5):
+        (decision,) = await world.run(at)
+        if decision.written:
+            break
+    assert at < full
+    assert decision.load is not None
+    assert decision.forecast is not None
+    assert decision.load < 50 < decision.forecast
+    assert (decision.replicas, await world.replicas()) == (1, decision.desired)
+    assert decision.cause == "ForecastRises"
+    status = (await world.stored())["status"]
+    assert status["desiredReplicas"] == decision.desired
+    assert (await world.condition("ForecastTrusted"))[0] == "True"
+
+
+async def test_the_rise_and_fall_of_an_afternoon(world: World) -> None:
+    """Replicas carry the load at all times, and come back once the stabilisation window has passed."""
+    await world.deployment()
+    await world.scaler()
+    world.prometheus.load = lambda at: 20.0 + (130.0 * math.sin(math.pi * at / 600) if 0 < at < 600 else 0.0)
+    short = 0
+    for at in range(0, 720, 15):
+        await world.run(at)
+        short += await world.replicas() * 50 < world.prometheus.load(at)
+    assert short == 0
+    assert await world.replicas() == 1
+
+
+async def test_dry_run_and_mode_dry_run_write_no_replicas(world: World) -> None:
+    await world.deployment()
+    await world.scaler()
+    world.prometheus.load = lambda _: 120.0
+    (decision,) = await world.run(dry_run=True)
+    assert (decision.desired, decision.written) == (3, False)
+    stored = await world.stored()
+    assert "status" not in stored
+    assert "finalizers" not in stored["metadata"]
+
+    await world.kubernetes.merge_patch(MLSCALER, "web", "models", {"spec": {"mode": "dryRun"}})
+    await world.run()
+    assert await world.replicas() == 1
+    assert (await world.stored())["status"]["desiredReplicas"] == 3
+
+
+async def test_an_unchanged_status_is_not_written_again(world: World) -> None:
+    await world.deployment()
+    await world.scaler()
+    await world.run(0)
+    await world.run(5)
+    first = (await world.stored())["metadata"]["resourceVersion"]
+    await world.run(10)
+    assert (await world.stored())["metadata"]["resourceVersion"] == first
+
+
+@pytest.mark.parametrize("kind", ["down", "empty", "nan", "stale"])
+async def test_without_metrics_the_replicas_stay(world: World, kind: str) -> None:
+    await world.deployment(replicas=4)
+    await world.scaler()
+    world.prometheus.load = {
+        "nan": lambda _: math.nan,
+        "stale": lambda at: 1.0 if at < -20 else math.nan,
+    }.get(kind, lambda _: 1.0)
+    world.prometheus.down = kind == "down"
+    if kind == "empty":
+        world.prometheus.labels = []
+    (decision,) = await world.run()
+    assert await world.replicas() == 4
+    assert decision.cause == "MetricsMissing"
+    assert decision.why.startswith("held")
+    assert (await world.condition("MetricsAvailable"))[0] == "False"
+
+
+async def test_two_series_are_refused(world: World) -> None:
+    await world.deployment(replicas=4)
+    await world.scaler()
+    world.prometheus.labels = [{"pod": "a"}, {"pod": "b"}]
+    (decision,) = await world.run()
+    assert "gives 2 series" in decision.why
+    assert await world.replicas() == 4
+
+
+async def test_one_scalers_failure_touches_no_other(world: World) -> None:
+    await world.deployment("good")
+    await world.scaler("bad", targetRef={"apiVersion": "apps/v1", "kind": "Deployment", "name": "absent"})
+    await world.scaler("good", targetRef={"apiVersion": "apps/v1", "kind": "Deployment", "name": "good"})
+    world.prometheus.load = lambda _: 120.0
+    bad, good = await world.run()
+    assert bad.error
+    assert "absent" in (await world.condition("Ready", "bad"))[1]
+    assert (await world.condition("Ready", "good"))[0] == "True"
+    assert await world.replicas("good") == good.desired == 3
+
+
+async def test_conflicts_are_left_alone_and_said(world: World) -> None:
+    await world.deployment()
+    await world.scaler("a")
+    await world.scaler("b")
+    world.prometheus.load = lambda _: 120.0
+    await world.run()
+    assert await world.replicas() == 1
+    assert "MLScaler b" in (await world.condition("Conflict", "a"))[1]
+    assert (await world.condition("Conflict", "b"))[0] == "True"
+
+
+async def test_an_hpa_on_the_target_is_a_conflict(world: World) -> None:
+    await world.deployment()
+    await world.scaler()
+    reference = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}
+    await world.kubernetes.create(
+        {
+            "apiVersion": HORIZONTAL_POD_AUTOSCALER.api_version,
+            "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": "web", "namespace": "models"},
+            "spec": {"scaleTargetRef": reference, "maxReplicas": 3},
+        }
+    )
+    world.prometheus.load = lambda _: 120.0
+    (decision,) = await world.run()
+    assert decision.cause == "Conflict"
+    assert await world.replicas() == 1
+
+
+async def test_the_finalizer_returns_the_replicas(world: World) -> None:
+    await world.deployment(replicas=1)
+    await world.scaler(minReplicas=1)
+    world.prometheus.load = lambda _: 120.0
+    await world.run()
+    assert (await world.stored())["metadata"]["finalizers"] == [FINALIZER]
+    assert await world.replicas() == 3
+    await world.kubernetes.delete(MLSCALER, "web", "models")
+    await world.run(5)
+    assert await world.replicas() == 1
+    assert await world.kubernetes.find(MLSCALER, "web", "models") is None
+
+
+async def test_the_deletion_succeeds_when_the_target_is_gone(world: World) -> None:
+    await world.deployment()
+    await world.scaler()
+    await world.run()
+    await world.kubernetes.delete(DEPLOYMENT, "web", "models")
+    await world.kubernetes.delete(MLSCALER, "web", "models")
+    await world.run(5)
+    assert await world.kubernetes.find(MLSCALER, "web", "models") is None
+
+
+async def test_keep_leaves_the_replicas(world: World) -> None:
+    await world.deployment()
+    await world.scaler(deletionPolicy="Keep")
+    world.prometheus.load = lambda _: 120.0
+    await world.run()
+    await world.kubernetes.delete(MLSCALER, "web", "models")
+    assert await world.kubernetes.find(MLSCALER, "web", "models") is None
+    assert await world.replicas() == 3
+
+
+async def test_knative_is_scaled_by_the_revisions_annotation(world: World) -> None:
+    await world.knative()
+    generation = (await world.kubernetes.get(INFERENCE_SERVICE, "digits", "models"))["metadata"]["generation"]
+    world.prometheus.load = lambda _: 120.0
+    (decision,) = await world.run()
+    assert (decision.replicas, decision.desired, await world.min_scale()) == (1, 3, "3")
+    after = (await world.kubernetes.get(INFERENCE_SERVICE, "digits", "models"))["metadata"]["generation"]
+    assert after == generation
+    (again,) = await world.run(5)
+    assert (again.replicas, again.written) == (3, False)
+
+
+async def test_the_revisions_own_maximum_is_kept(world: World) -> None:
+    await world.inference_service()
+    await world.revision(**{"autoscaling.knative.dev/max-scale": "2"})
+    await world.scaler("digits", targetRef=inference_service_target(), metric=RPS)
+    world.prometheus.labels = [{"k8s_namespace_name": "models", "kn_configuration_name": "digits-predictor"}]
+    world.prometheus.load = lambda _: 120.0
+    await world.run()
+    assert await world.min_scale() == "2"
+    assert (await world.condition("ScalingLimited", "digits"))[0] == "True"
+
+
+async def test_a_held_lease_keeps_the_scaler_away(world: World) -> None:
+    await world.knative()
+    world.prometheus.load = lambda _: 120.0
+    await leases.acquire(world.kubernetes, "models", "ml-lifecycle-digits", "roll_out_model/run", 60, START)
+    (decision,) = await world.run(5)
+    assert decision.cause == "RolloutInProgress"
+    assert "roll_out_model/run" in (await world.condition("RolloutInProgress", "digits"))[1]
+    assert await world.min_scale() is None
+    await leases.release(world.kubernetes, "models", "ml-lifecycle-digits", "roll_out_model/run")
+    await world.run(10)
+    assert await world.min_scale() == "3"
+
+
+async def test_a_lease_taken_during_the_pass_still_counts(world: World) -> None:
+    await world.knative()
+
+    async def slow(*_: Any) -> list[Series]:
+        await leases.acquire(world.kubernetes, "models", "ml-lifecycle-digits", "late/run", 60, START)
+        return await Prometheus.range(world.prometheus, *_)
+
+    world.prometheus.load = lambda _: 120.0
+    world.prometheus.range = slow  # type: ignore[method-assign]
+    (decision,) = await world.run(5)
+    assert decision.cause == "RolloutInProgress"
+    assert await world.min_scale() is None
+
+
+async def test_an_open_canary_keeps_the_scaler_away(world: World) -> None:
+    await world.knative(canaryTrafficPercent=25)
+    world.prometheus.load = lambda _: 120.0
+    (decision,) = await world.run()
+    assert "open at 25 %" in decision.why
+    assert await world.min_scale() is None
+
+
+async def test_a_deletion_waits_for_the_rollout(world: World) -> None:
+    await world.knative()
+    await world.run()
+    await leases.acquire(world.kubernetes, "models", "ml-lifecycle-digits", "roll_out_model/run", 60, START)
+    await world.kubernetes.delete(MLSCALER, "digits", "models")
+    await world.run(5)
+    assert (await world.condition("RolloutInProgress", "digits"))[1].startswith("deletion waits")
+    await world.run(100)
+    assert await world.kubernetes.find(MLSCALER, "digits", "models") is None
+
+
+async def test_standard_mode_scales_the_deployment_only_where_kserve_leaves_it(world: World) -> None:
+    mode = {"serving.kserve.io/deploymentMode": "Standard"}
+    await world.inference_service(annotations=mode)
+    await world.deployment("digits-predictor")
+    await world.scaler("digits", targetRef=inference_service_target())
+    world.prometheus.load = lambda _: 120.0
+    (refused,) = await world.run()
+    assert refused.cause == "Conflict"
+    assert "set it to 'external'" in refused.why
+    external = {"metadata": {"annotations": {"serving.kserve.io/autoscalerClass": "external"}}}
+    await world.kubernetes.merge_patch(INFERENCE_SERVICE, "digits", "models", external)
+    await world.run(5)
+    assert await world.replicas("digits-predictor") == 3
+
+
+async def test_many_services_are_one_query(world: World) -> None:
+    await world.inference_service()
+    await world.revision()
+    for name in ("digits", "letters", "words"):
+        await world.scaler(name, targetRef=inference_service_target(name), metric=RPS)
+    decisions = await world.run()
+    assert len(world.prometheus.queries) == 1
+    assert [decision.cause for decision in decisions].count("TargetMissing") == 2
+
+
+async def test_no_scalers_no_queries(world: World) -> None:
+    assert await world.run() == []
+    assert world.prometheus.queries == []
+
+
+async def test_the_server_refuses_what_breaks_the_schema(world: World) -> None:
+    from ml_lifecycle.kubernetes.exceptions import InvalidError
+
+    with pytest.raises(InvalidError):
+        await world.scaler(maxReplicas=0)
