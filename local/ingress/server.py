@@ -44,8 +44,12 @@ class Ingress:
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS)
         self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout, auto_decompress=False)
-        self.port = await self._serve(web.ServerRunner(web.Server(self._answer), shutdown_timeout=1), self.port)
-        self.admin_port = await self._serve(web.AppRunner(self._admin(), shutdown_timeout=1), self.admin_port)
+        self.port = await self._serve(
+            web.ServerRunner(web.Server(self._answer, access_log=None), shutdown_timeout=1), self.port
+        )
+        self.admin_port = await self._serve(
+            web.AppRunner(self._admin(), access_log=None, shutdown_timeout=1), self.admin_port
+        )
         return self
 
     async def __aexit__(

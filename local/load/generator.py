@@ -69,7 +69,7 @@ class LoadGenerator:
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(limit=self._concurrency, keepalive_timeout=15)
         self._session = aiohttp.ClientSession(connector=connector, timeout=self._timeout)
-        self._runner = web.AppRunner(self._admin(), shutdown_timeout=1)
+        self._runner = web.AppRunner(self._admin(), access_log=None, shutdown_timeout=1)
         await self._runner.setup()
         await web.TCPSite(self._runner, self.admin_host, self.admin_port).start()
         self.admin_port = self._runner.addresses[0][1]

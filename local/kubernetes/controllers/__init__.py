@@ -31,7 +31,7 @@ async def run_controllers(
     """Run until cancelled; every pod's process has ended then.
 
     `images` maps an image's name to `{"entrypoint": [program, argument, …], "cwd": folder, "env": {…}}`; all but
-    the entrypoint may be left out. `state` receives the pods' folders and logs (see `logs.py`).
+    the entrypoint may be left out. `state` receives the pods' folders and logs (see `local.kubernetes.logs`).
     """
     # Isolated and without site-packages: it starts in a few milliseconds.
     own = {STORAGE_INITIALIZER_IMAGE: {"entrypoint": [sys.executable, "-I", "-S", str(_STORAGE_INITIALIZER)]}}

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from local.kubernetes.controllers.logs import log_file, pod_folder
 from local.kubernetes.controllers.pod import PORT_ANNOTATION, Pace, PodRunner, Surroundings
+from local.kubernetes.logs import log_path
 from local.kubernetes.store import Store
 from ml_lifecycle.kubernetes.exceptions import ConflictError, NotFoundError
 from ml_lifecycle.kubernetes.resource import CONFIG_MAP, POD, SECRET
@@ -60,7 +60,7 @@ class Kubelet:
     def _begin(self, pod: Object) -> None:
         metadata = pod["metadata"]
         name, namespace, uid = metadata["name"], metadata["namespace"], metadata["uid"]
-        folder = pod_folder(self._state, pod)
+        folder = _folder(self._state, pod)
         folder.mkdir(parents=True, exist_ok=True)
 
         def publish(status: dict[str, Any]) -> None:
@@ -77,7 +77,7 @@ class Kubelet:
             Surroundings(
                 images=self._images,
                 folder=folder,
-                log=lambda container: log_file(self._state, pod, container),
+                log=lambda container: log_path(self._state, pod, container),
                 find=lambda kind, wanted: self._store.find(_KINDS[kind], wanted, namespace),
                 publish=publish,
                 record=record,
@@ -112,4 +112,9 @@ class Kubelet:
         await runner.stop(0)
         if ending:
             await asyncio.gather(ending, return_exceptions=True)
-        shutil.rmtree(pod_folder(self._state, pod) / "volumes", ignore_errors=True)
+        shutil.rmtree(_folder(self._state, pod) / "volumes", ignore_errors=True)
+
+
+def _folder(state: Path, pod: Object) -> Path:
+    """The pod's own, beside its logs."""
+    return log_path(state, pod, "any").parent

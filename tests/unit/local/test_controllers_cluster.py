@@ -13,8 +13,8 @@ import aiohttp
 import pytest
 
 from local.kubernetes.controllers import run_controllers
-from local.kubernetes.controllers.logs import log_file
 from local.kubernetes.controllers.pod import Pace
+from local.kubernetes.logs import log_path
 from local.kubernetes.store import Store
 from ml_lifecycle.kubernetes.resource import (
     CONFIG_MAP,
@@ -147,7 +147,7 @@ class Cluster:
         return self.store.get(POD, name, "models")["status"]["containerStatuses"][0]
 
     def log(self, pod, container="base"):
-        return log_file(self.state, pod, container).read_text()
+        return log_path(self.state, pod, container).read_text()
 
 
 def condition(item, kind):
@@ -289,7 +289,7 @@ async def test_a_deleted_pod_ends_and_takes_its_children_along(cluster):
 async def test_a_pod_that_ignores_sigterm_is_killed(cluster):
     code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
     pod = cluster.pod("job", terminationGracePeriodSeconds=1, container=python(code, str(cluster.state)))
-    await until(lambda: log_file(cluster.state, pod, "base").exists() and "deaf" in cluster.log(pod))
+    await until(lambda: log_path(cluster.state, pod, "base").exists() and "deaf" in cluster.log(pod))
     cluster.store.delete(POD, "job", "models")
     await until(lambda: cluster.store.find(POD, "job", "models") is None)
     assert processes(cluster) == []
