@@ -38,9 +38,10 @@ async def serve(
             store.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     for manifest in _our_definitions():
         store.create(manifest)
+    path = state / "kubeconfig"
+    path.unlink(missing_ok=True)  # its presence says that the server serves
     server = Server(store, state=state, token=token, faults=faults or Faults())
     async with server.serving(port) as bound:
-        path = state / "kubeconfig"
         path.touch(mode=0o600)
         path.write_text(json.dumps(kubeconfig(f"http://127.0.0.1:{bound}", token)))
         yield path
