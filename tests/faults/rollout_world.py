@@ -1,0 +1,212 @@
+"""A cluster, a Prometheus and model folders for tests of rollouts: the Kubernetes stand-in with its controllers, tiny
+servers as model pods, and counters that grow with the traffic that the InferenceService's status shows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+import urllib.parse
+from collections import defaultdict
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from local.kubernetes.stand_in import KubernetesStandIn
+from ml_lifecycle.kserve.client import RolloutClient
+from ml_lifecycle.kserve.request import RolloutRequest
+from ml_lifecycle.kubernetes.client import KubernetesClient
+from ml_lifecycle.kubernetes.resource import CONFIG_MAP, INFERENCE_SERVICE, LEASE
+from ml_lifecycle.settings import parse_settings
+
+MODEL, NAMESPACE, IMAGE = "digits", "models", "test/server:1"
+BOUNDS = ("0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1.0", "+Inf")
+# Serves what the model's file `answer` says: `crash` ends at once, `never` never listens, all else is healthy.
+SERVER = """
+import http.server, os, pathlib, signal, sys, time
+folder = pathlib.Path(next(a for a in sys.argv if a.startswith("--model_dir=")).partition("=")[2])
+answer = (folder / "answer").read_text()
+if answer == "crash": sys.exit("the model is broken")
+while answer == "never": time.sleep(1)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.send_header("Content-Length", "0"); self.end_headers()
+    def log_message(self, *_): pass
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+FAST = {
+    "rollout.steps": [10, 50, 100],
+    "rollout.dwell_seconds": 0.3,
+    "rollout.look_seconds": 0.1,
+    "rollout.min_requests": 20,
+    "rollout.floor": 0.01,
+    "serving.image": IMAGE,
+}
+
+
+@dataclass
+class Behaviour:
+    """How a version answers: share of errors, seconds a request takes (a bucket's bound)."""
+
+    errors: float = 0.0
+    seconds: str = "0.01"
+
+
+class Traffic:
+    """Counters per revision; every new query time stands for `requests` more requests, split as the status says."""
+
+    def __init__(self, store):
+        self._store = store
+        self.requests = 200
+        self.down = False
+        self.behaviours = defaultdict(Behaviour)  # by revision
+        self.codes = defaultdict(lambda: defaultdict(int))
+        self.buckets = defaultdict(lambda: defaultdict(int))
+        self.served = defaultdict(list)  # revision → percents seen
+        self._time = None
+        self._lock = threading.Lock()
+
+    def answer(self, query, time):
+        with self._lock:
+            if query == "vector(1)":
+                return [{"metric": {}, "value": [time, "1"]}]
+            if time != self._time:
+                self._time = time
+                self._serve()
+            if "resets(" in query:
+                return []
+            if "_bucket" in query:
+                return [
+                    {"metric": {"kn_revision_name": name, "le": le}, "value": [time, str(count)]}
+                    for name, buckets in self.buckets.items()
+                    for le, count in buckets.items()
+                ]
+            return [
+                {"metric": {"kn_revision_name": name, "http_response_status_code": code}, "value": [time, str(count)]}
+                for name, codes in self.codes.items()
+                for code, count in codes.items()
+            ]
+
+    def _serve(self):
+        service = self._store.find(INFERENCE_SERVICE, MODEL, NAMESPACE) or {}
+        traffic = service.get("status", {}).get("components", {}).get("predictor", {}).get("traffic", [])
+        for share in traffic:
+            name, count = share["revisionName"], round(self.requests * share["percent"] / 100)
+            self.served[name].append(share["percent"])
+            behaviour = self.behaviours[name]
+            failed = round(count * behaviour.errors)
+            if count:
+                self.codes[name]["200"] += count - failed
+            if failed:
+                self.codes[name]["500"] += failed
+            for le in BOUNDS:
+                self.buckets[name][le] += count if float(le) >= float(behaviour.seconds) else 0
+
+
+@contextmanager
+def fake_prometheus(traffic):
+    """Address of an HTTP server that answers instant queries from `traffic`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            form = urllib.parse.parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            if traffic.down:
+                self._say(503, {"status": "error", "error": "starting up"})
+                return
+            rows = traffic.answer(form["query"][0], float(form["time"][0]))
+            self._say(200, {"status": "success", "data": {"resultType": "vector", "result": rows}})
+
+        def _say(self, status, document):
+            body = json.dumps(document).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class World:
+    """What a test of a rollout touches."""
+
+    def __init__(self, stand_in, traffic, lake):
+        self.stand_in, self.store, self.traffic, self.lake = stand_in, stand_in.store, traffic, lake
+
+    def version(self, version, answer="fine"):
+        """Serving files of a version; returns their URI."""
+        folder = self.lake / "models" / MODEL / version
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "answer").write_text(answer)
+        for name in ("model.onnx", "model.json", "golden.json"):
+            (folder / name).write_text('{"cases": []}')
+        return f"file://{folder}"
+
+    def request(self, version, **overrides):
+        """A rollout of a version that exists."""
+        uri = f"file://{self.lake}/models/{MODEL}/{version}"
+        settings = parse_settings({"defaults": {"data_lake": f"file://{self.lake}"}}, MODEL, {**FAST, **overrides})
+        return RolloutRequest.of(settings, version=version, storage_uri=uri)
+
+    @asynccontextmanager
+    async def client(self, holder="roll_out_model/run"):
+        async with KubernetesClient.from_kubeconfig(self.stand_in.kubeconfig) as kubernetes:
+            yield RolloutClient(kubernetes, holder)
+
+    @property
+    def service(self):
+        return self.store.find(INFERENCE_SERVICE, MODEL, NAMESPACE)
+
+    @property
+    def component(self):
+        return self.service["status"]["components"]["predictor"]
+
+    @property
+    def lease(self):
+        return self.store.find(LEASE, f"ml-lifecycle-{MODEL}", NAMESPACE)
+
+    def shares(self):
+        """Revision to percent."""
+        return {item["revisionName"]: item["percent"] for item in self.component["traffic"] if item["percent"]}
+
+    def is_clean(self):
+        """Nothing of a rollout is left: no open canary, no Lease held, no golden cases."""
+        service = self.service
+        return (
+            (service is None or "canaryTrafficPercent" not in service["spec"]["predictor"])
+            and not self.lease["spec"].get("holderIdentity")
+            and not self.store.list(CONFIG_MAP, NAMESPACE, "ml-lifecycle.io/model")
+        )
+
+
+@contextmanager
+def world(tmp_path, monkeypatch):
+    """A running world; the Airflow connections lead to it."""
+    images = {IMAGE: {"entrypoint": [sys.executable, "-S", "-c", SERVER]}}
+    with KubernetesStandIn(tmp_path / "cluster", controllers=True, ingress_port=1, images=images) as stand_in:
+        traffic = Traffic(stand_in.store)
+        with fake_prometheus(traffic) as port:
+            prometheus = {"conn_type": "http", "host": "127.0.0.1", "port": port}
+            monkeypatch.setenv("AIRFLOW_CONN_PROMETHEUS_DEFAULT", json.dumps(prometheus))
+            monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", stand_in.connection())
+            yield World(stand_in, traffic, tmp_path / "lake")
+
+
+async def until(condition, seconds=20.0):
+    """Waits until `condition()` holds."""
+    for _ in range(int(seconds / 0.05)):
+        if condition():
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("it did not come to that in time")
