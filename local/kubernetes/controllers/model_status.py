@@ -61,7 +61,7 @@ def _target(pods: Sequence[Object], *, ready: bool, failed: bool) -> tuple[str, 
         return ("FailedToLoad" if failed else "Pending"), None
     status = pods[0].get("status") or {}
     initializer = _container(status.get("initContainerStatuses"), STORAGE_INITIALIZER)
-    if initializer.get("state", {}).get("running"):
+    if "running" in initializer.get("state", {}):
         # After an error it may only be trying once more: what is known stays.
         return ("FailedToLoad" if initializer.get("lastState") else "Loading"), None
     if failure := _failure(initializer):
