@@ -191,9 +191,9 @@ class World:
 
 
 @contextmanager
-def world(tmp_path, monkeypatch):
-    """A running world; the Airflow connections lead to it."""
-    images = {IMAGE: {"entrypoint": [sys.executable, "-S", "-c", SERVER]}}
+def world(tmp_path, monkeypatch, image=None):
+    """A running world; the Airflow connections lead to it. `image`: the folder in which its containers start."""
+    images = {IMAGE: {"entrypoint": [sys.executable, "-S", "-c", SERVER], "cwd": str(image or tmp_path)}}
     with KubernetesStandIn(tmp_path / "cluster", controllers=True, ingress_port=1, images=images) as stand_in:
         traffic = Traffic(stand_in.store)
         with fake_prometheus(traffic) as port:

@@ -1,0 +1,80 @@
+"""roll_out_model by `dag.test()`: the Kubernetes stand-in with its controllers, MLflow on SQLite, counted traffic."""
+
+import json
+from contextlib import contextmanager
+
+import pytest
+
+from ml_lifecycle.tracking import client as tracking_client
+from tests.faults.rollout_world import FAST, IMAGE, MODEL, Behaviour, world
+
+SMOKE_TEST = """
+import pathlib, sys
+golden = sys.argv[sys.argv.index("--golden") + 1]
+print("asking", *sys.argv[1:], pathlib.Path(golden).read_text(), flush=True)
+sys.exit("wrong answers" if "wrong" in sys.argv[sys.argv.index("--model") + 1] else 0)
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    image = tmp_path / "image" / "serving"
+    image.mkdir(parents=True)
+    (image / "smoke_test.py").write_text(SMOKE_TEST)
+    with world(tmp_path, monkeypatch, image=image.parent) as made:
+        overlay = {}
+        for path, value in FAST.items():
+            section, _, key = path.partition(".")
+            overlay.setdefault(section, {})[key] = value
+        overlay["serving"]["image"] = IMAGE
+        document = {"defaults": {"data_lake": f"file://{made.lake}", **overlay}}
+        monkeypatch.setenv("AIRFLOW_VAR_ML_LIFECYCLE", json.dumps(document))
+        yield made
+
+
+@pytest.fixture
+def registry(tmp_path, monkeypatch, cluster):
+    """MLflow's registry with promoted versions 1, 2 and 3; `connect` leads to it."""
+    client = tracking_client.TrackingClient(f"sqlite:///{tmp_path}/mlflow.db")
+    import mlflow
+
+    store = mlflow.MlflowClient(client.uri)
+    store.create_registered_model(MODEL)
+    for version in ("1", "2", "3"):
+        store.create_model_version(MODEL, source="file:///nowhere", run_id=None)
+        store.set_model_version_tag(MODEL, version, "storage_uri", cluster.version(version))
+    store.set_registered_model_alias(MODEL, "champion", "1")
+
+    @contextmanager
+    def connect(_):
+        yield client
+
+    monkeypatch.setattr(tracking_client, "connect", connect)
+    return client
+
+
+def test_first_version_then_canary_then_roll_back(cluster, registry, run_dag, states, xcom):
+    first = run_dag("roll_out_model.py", "roll_out_model", {"model": MODEL})
+    assert set(states(first).values()) == {"success"}, states(first)
+    assert registry.find_alias(MODEL, "live").version == "1"
+
+    second = run_dag("roll_out_model.py", "roll_out_model", {"model": MODEL, "version": "2"})
+    report = xcom(second, "roll_out.close", map_index=0)
+    assert (second.state, report["outcome"], report["kind"]) == ("success", "promoted", "canary")
+    assert [step["percent"] for step in report["steps"]] == [10, 50]
+    assert registry.find_alias(MODEL, "live").version == "2"
+
+    registry.set_alias(MODEL, "champion", "3")
+    cluster.traffic.behaviours["digits-predictor-00003"] = Behaviour(errors=0.2)
+    third = run_dag("roll_out_model.py", "roll_out_model", {"model": MODEL})
+    ended = states(third)
+    assert third.state == "failed"
+    assert (ended["roll_out.canary[0]"], ended["roll_out.close[0]"]) == ("failed", "success")
+    report = xcom(third, "roll_out.close", map_index=0)
+    assert report["outcome"] == "rolled_back"
+    assert "canary requests failed" in report["reason"]
+    assert registry.find_alias(MODEL, "live").version == "2"
+    assert registry.find_alias(MODEL, "champion").version == "2"
+    assert cluster.is_clean()
