@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG, Param, task
 
 from ml_lifecycle.dataproc.operators import SweepClustersOperator
 from ml_lifecycle.kserve.operators import SweepRolloutsOperator
@@ -12,7 +13,8 @@ from ml_lifecycle.kserve.operators import SweepRolloutsOperator
 DOC = """
 ### Clean up
 
-- **`sweep_clusters`** deletes our clusters (label `managed-by=ml-lifecycle`) past their label `expires-at`.
+- **`sweep_clusters`** deletes our clusters (label `managed-by=ml-lifecycle`) past their label `expires-at`, in every
+  folder that settings name.
 - **`sweep_rollouts`** closes rollouts whose lease nobody has renewed for ten minutes, as `rollout.on_deadline` says.
 - **Param `dry_run`**: only say what would be done.
 """
@@ -27,12 +29,27 @@ with DAG(
         "owner": "ml-platform",
         "retries": 1,
         "retry_delay": timedelta(seconds=15),
-        "execution_timeout": timedelta(minutes=9),
+        "execution_timeout": timedelta(minutes=15),
     },
-    render_template_as_native_obj=True,
     tags=["ml-lifecycle", "clean-up"],
     description="Deletes clusters past their time to live and closes abandoned rollouts",
     doc_md=DOC,
 ) as dag:
-    SweepClustersOperator(task_id="sweep_clusters", dry_run="{{ params.dry_run }}")
-    SweepRolloutsOperator(task_id="sweep_rollouts", dry_run="{{ params.dry_run }}")
+
+    @task(multiple_outputs=True)
+    def find_places() -> dict[str, Any]:
+        """Each cloud folder and each serving cluster that the settings of any model name."""
+        from ml_lifecycle.settings import places
+        from ml_lifecycle.settings_variable import read_variable
+
+        found = places(read_variable())
+        clouds = [{"yandex_conn_id": connection, "folder_id": folder} for connection, folder in found["clouds"]]
+        return {"clouds": clouds, "kubernetes": found["kubernetes"]}
+
+    everywhere = find_places()
+    SweepClustersOperator.partial(task_id="sweep_clusters", dry_run="{{ params.dry_run }}").expand_kwargs(
+        everywhere["clouds"]
+    )
+    SweepRolloutsOperator.partial(task_id="sweep_rollouts", dry_run="{{ params.dry_run }}").expand(
+        kubernetes_conn_id=everywhere["kubernetes"]
+    )

@@ -79,8 +79,8 @@ with DAG(
         from airflow.providers.common.compat.sdk import AirflowSkipException
 
         from ml_lifecycle.params import overrides, refusing
-        from ml_lifecycle.tracking.promotion import judge_candidate
         from ml_lifecycle.settings_variable import read_settings
+        from ml_lifecycle.tracking.promotion import judge_candidate
 
         context = get_current_context()
         with refusing():
@@ -98,8 +98,8 @@ with DAG(
     @task(outlets=[CHAMPION_MODEL], map_index_template="{{ task.op_kwargs['candidate']['model'] }}")
     def publish(candidate: dict[str, Any]) -> dict[str, Any]:
         """Write the serving files, move the alias, and tell roll_out_model."""
-        from ml_lifecycle.tracking.promotion import publish_candidate
         from ml_lifecycle.settings_variable import read_settings
+        from ml_lifecycle.tracking.promotion import publish_candidate
 
         context = get_current_context()
         by = f"{context['dag_run'].dag_id} {context['dag_run'].run_id}"

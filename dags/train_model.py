@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, AssetAlias, Param, TriggerRule, get_current_context, task
+from airflow.sdk.configuration import conf
 
 from ml_lifecycle.assets import CANDIDATE_MODEL, RETRAIN_REQUEST, ModelEvent, requested_models
 from ml_lifecycle.dataproc.operators import (
@@ -89,9 +89,11 @@ async def check_cluster(settings: Settings) -> None:
     from ml_lifecycle.dataproc.exceptions import ClusterRefusedError
 
     async with connect(settings.connections.yandex, BackOff(patience=20)) as cloud:
-        folder = settings.cluster.folder_id or cloud.folder_id
-        presets = await cloud.list_presets()
-    if found := problems(settings.cluster, "ml-lifecycle", {}, folder, presets):
+        account = settings.cluster.service_account_id or cloud.service_account_id
+        cluster = settings.cluster.model_copy(update={"service_account_id": account})
+        folder = cluster.folder_id or cloud.folder_id
+        found = problems(cluster, "ml-lifecycle", {}, folder, await cloud.list_presets())
+    if found:
         raise ClusterRefusedError(found)
 
 
@@ -120,7 +122,13 @@ with DAG(
     catchup=False,
     max_active_runs=8,
     params=PARAMS,
-    default_args={"owner": "ml-platform", "retries": 1, "retry_delay": timedelta(seconds=15)},
+    default_args={
+        "owner": "ml-platform",
+        "retries": 1,
+        "retry_delay": timedelta(seconds=15),
+        # How often Yandex is asked belongs to the installation: AIRFLOW__ML_LIFECYCLE__POLL_SECONDS.
+        "poll_seconds": conf.getfloat("ml_lifecycle", "poll_seconds", fallback=10.0),
+    },
     user_defined_macros={"specification": specification},
     tags=["ml-lifecycle", "training"],
     description="Trains a model on a cluster of its own and registers the version as challenger",
@@ -174,7 +182,7 @@ with DAG(
             environment=environment,
             champion={"version": champion.version, "storage_uri": champion.storage_uri} if served else None,
         )
-        return plan_training(settings, facts, now=time.time())
+        return plan_training(settings, facts)
 
     @task(outlets=[CANDIDATE_MODEL], execution_timeout=timedelta(minutes=15))
     def register(plan: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
@@ -201,13 +209,16 @@ with DAG(
         return event.model_dump()
 
     @task(trigger_rule=TriggerRule.ONE_FAILED, execution_timeout=timedelta(minutes=15))
-    def mark_run_failed(plan: dict[str, Any]) -> None:
-        """Mark the MLflow run failed and say where the reason stands."""
+    def mark_run_failed() -> None:
+        """Mark the MLflow run failed and say where the reason stands; without a run there is nothing to mark."""
         from ml_lifecycle.tracking.client import connect
 
-        with connect(plan["connections"]["tracking"]) as tracking:
-            run = get_current_context()["dag_run"]
-            tracking.fail_run(plan["run_id"], f"Airflow run {run.run_id} of {run.dag_id} failed; its task log says why")
+        context = get_current_context()
+        begun, run = context["ti"].xcom_pull("prepare"), context["dag_run"]
+        if begun is not None:
+            with connect(begun["connections"]["tracking"]) as tracking:
+                reason = f"Airflow run {run.run_id} of {run.dag_id} failed; its task log says why"
+                tracking.fail_run(begun["run_id"], reason)
 
     plan = prepare()
     plan.operator.operator_extra_links = (MlflowRunLink(),)
@@ -235,14 +246,14 @@ with DAG(
         task_id="delete_cluster",
         cluster_id=submit_cluster.output,
         cluster_name=plan["cluster_name"],
+        folder_id=plan["folder_id"],
         yandex_conn_id=plan["yandex_conn_id"],
         retries=3,
     )
     registered = register(plan, evaluate.output)
 
-    work = [wait_for_cluster, ingest, train, evaluate]
     plan >> submit_cluster >> wait_for_cluster >> ingest >> train >> evaluate >> delete_cluster
     # `prepare` is a setup too: a failed setup alone would keep the teardown from running, and a submission that
     # failed half-way may have made a cluster.
     delete_cluster.as_teardown(setups=[plan.operator, submit_cluster], on_failure_fail_dagrun=True)
-    [submit_cluster, *work, registered] >> mark_run_failed(plan)
+    [wait_for_cluster, ingest, train, evaluate, registered] >> mark_run_failed()

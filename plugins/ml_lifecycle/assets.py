@@ -8,10 +8,11 @@ from typing import Any
 from airflow.sdk import Asset
 from pydantic import BaseModel, ConfigDict, Field
 
-RETRAIN_REQUEST = Asset(name="retrain_request", uri="ml-lifecycle://retrain_request")
-CANDIDATE_MODEL = Asset(name="candidate_model", uri="ml-lifecycle://candidate_model")
-CHAMPION_MODEL = Asset(name="champion_model", uri="ml-lifecycle://champion_model")
-LIVE_MODEL = Asset(name="live_model", uri="ml-lifecycle://live_model")
+# Names alone: a URI with a scheme makes Airflow import every provider that knows schemes, in each DAG file.
+RETRAIN_REQUEST = Asset("retrain_request")
+CANDIDATE_MODEL = Asset("candidate_model")
+CHAMPION_MODEL = Asset("champion_model")
+LIVE_MODEL = Asset("live_model")
 
 
 class ModelEvent(BaseModel):

@@ -277,6 +277,23 @@ def parse_settings(
         raise SettingsError(_explain(error, model)) from error
 
 
+def places(variable: str | Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Where any model's things may be: `clouds` as (Yandex connection, folder), and `kubernetes` connections.
+
+    An empty folder is the connection's own. Reads no more than it needs: what is wrong elsewhere in the settings must
+    not keep `clean_up` from its work.
+    """
+    document = _document(variable)
+    clouds, kubernetes = set(), set()
+    for own in ({}, *document.get("models", {}).values()):
+        merged = _overlay(document.get("defaults", {}), own)
+        connections = merged.get("connections", {})
+        folder = merged.get("cluster", {}).get("folder_id") or ""
+        clouds.add((connections.get("yandex") or Connections().yandex, folder))
+        kubernetes.add(connections.get("kubernetes") or Connections().kubernetes)
+    return {"clouds": sorted(clouds), "kubernetes": sorted(kubernetes)}
+
+
 def _document(variable: str | Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(variable, str):
         try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ml_lifecycle.data_lake.layout import JOB_ARCHIVE, Layout, join, spark_uri
-from ml_lifecycle.dataproc.cluster import cluster_labels, cluster_name
+from ml_lifecycle.dataproc.cluster import cluster_name
 from ml_lifecycle.dataproc.job import environment_properties
 from ml_lifecycle.dataproc.names import digest
 from ml_lifecycle.settings import Settings
@@ -28,10 +28,9 @@ class TrainingRun:
     champion: Mapping[str, str] | None
 
 
-def plan_training(settings: Settings, run: TrainingRun, now: float) -> dict[str, Any]:
+def plan_training(settings: Settings, run: TrainingRun) -> dict[str, Any]:
     """Everything that the tasks after `prepare` template, as flat JSON; holds no secret."""
     key = digest(run.dag_id, run.dag_run_id)
-    expires_at = now + settings.cluster.time_to_live_hours * 3600
     plan: dict[str, Any] = {
         "model": settings.model,
         "run_id": run.run_id,
@@ -40,7 +39,8 @@ def plan_training(settings: Settings, run: TrainingRun, now: float) -> dict[str,
         "data_lake_conn_id": settings.connections.storage,
         "cluster": settings.cluster.model_dump(mode="json"),
         "cluster_name": cluster_name(settings.model, run.dag_id, run.dag_run_id),
-        "labels": cluster_labels(run.dag_id, run.dag_run_id, expires_at, {"model": settings.model}),
+        "folder_id": settings.cluster.folder_id,
+        "labels": {"model": settings.model},
         "create_timeout_minutes": settings.cluster.create_timeout_minutes,
         "job_timeout_minutes": settings.cluster.job_timeout_minutes,
         "python_files": [spark_uri(join(run.job_code, JOB_ARCHIVE))],

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ml_lifecycle.exceptions import SettingsError
-from ml_lifecycle.settings import Settings, parse_settings
+from ml_lifecycle.settings import Settings, parse_settings, places
 
 LAKE = {"data_lake": "s3://bucket/prefix/"}
 
@@ -121,5 +121,22 @@ def test_steps_are_taken_exactly_when_they_rise_to_100(steps: list[int]) -> None
     if good:
         assert parsed(overrides={"rollout.steps": steps}).rollout.steps == tuple(steps)
     else:
-        with pytest.raises(SettingsError, match="rollout.steps"):
+        with pytest.raises(SettingsError, match=r"rollout\.steps"):
             parsed(overrides={"rollout.steps": steps})
+
+
+def test_every_place_of_every_model_is_swept_once() -> None:
+    variable = {
+        "defaults": {"cluster": {"folder_id": "common"}},
+        "models": {
+            "a": {"cluster": {"folder_id": "own"}},
+            "b": {"training": {"epochs": "broken"}},
+            "c": {"cluster": {"folder_id": None}, "connections": {"yandex": "other", "kubernetes": "far"}},
+        },
+    }
+
+    assert places(variable) == {
+        "clouds": [("other", ""), ("yandexcloud_default", "common"), ("yandexcloud_default", "own")],
+        "kubernetes": ["far", "kubernetes_default"],
+    }
+    assert places({}) == {"clouds": [("yandexcloud_default", "")], "kubernetes": ["kubernetes_default"]}

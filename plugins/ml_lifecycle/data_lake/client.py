@@ -70,6 +70,11 @@ class DataLake:
         """Write a whole file atomically; returns its URI."""
         return self._write(uri, io.BytesIO(content))
 
+    def remove(self, uri: str) -> None:
+        """Delete a file; absent is success."""
+        with self._reaching(uri):
+            self._path(uri).unlink(missing_ok=True)
+
     def upload_file(self, file: Path, uri: str) -> str:
         """Copy a local file, of any size, unless the URI exists already; returns the URI."""
         if not self.exists(uri):

@@ -43,11 +43,11 @@ def test_files_are_written_whole_and_read_back(lake: DataLake, tmp_path: Path) -
 
 
 def test_what_is_missing_or_broken_is_named(lake: DataLake) -> None:
-    with pytest.raises(ObjectMissingError, match="runs/none.json"):
+    with pytest.raises(ObjectMissingError, match=r"runs/none\.json"):
         lake.read_json("runs/none.json")
     for content in (b"{", b"[1]"):
         lake.write_bytes("broken.json", content)
-        with pytest.raises(BrokenJsonError, match="broken.json"):
+        with pytest.raises(BrokenJsonError, match=r"broken\.json"):
             lake.read_json("broken.json")
 
 

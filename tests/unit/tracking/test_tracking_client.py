@@ -164,7 +164,7 @@ def test_an_unreachable_server_is_named(
 ) -> None:
     connection(monkeypatch, password="hidden", **fields)
 
-    with pytest.raises(error, match="connections.tracking = 'mlflow_tested'") as raised, connect("mlflow_tested"):
+    with pytest.raises(error, match=r"connections\.tracking = 'mlflow_tested'") as raised, connect("mlflow_tested"):
         pass
     assert said in str(raised.value)
     assert "hidden" not in str(raised.value)
