@@ -57,15 +57,6 @@ class DataLake:
             raise BrokenJsonError(uri, TypeError(f"found a {type(document).__name__}"))
         return document
 
-    def remove(self, uri: str) -> bool:
-        """Delete a file that is rewritten by every try of a task, as job results are; False if it was absent."""
-        with self._reaching(uri):
-            path = self._path(uri)
-            if not path.exists():
-                return False
-            path.unlink()
-            return True
-
     def write_bytes(self, uri: str, content: bytes) -> str:
         """Write a whole file atomically; returns its URI."""
         return self._write(uri, io.BytesIO(content))

@@ -97,13 +97,18 @@ def plan_submission(name: str, specification: PysparkSpecification, existing: Se
 
     Job names are not unique for the API, so it is for us never to submit the same work twice.
     """
-    tries = [job for job in existing if job.name == name or re.fullmatch(rf"{re.escape(name)}-\d+", job.name)]
+    tries = tries_of(name, existing)
     for job in sorted(tries, key=lambda job: job.created_at, reverse=True):
         same = job.specification is not None and job.specification.same_work(specification)
         usable = job.status not in (JobStatus.ERROR, JobStatus.CANCELLED, JobStatus.CANCELLING)
         if same and usable:
             return Submission(job.name, job)
     return Submission(name if not tries else f"{name}-{len(tries) + 1}")
+
+
+def tries_of(name: str, existing: Iterable[Job]) -> list[Job]:
+    """The jobs submitted under `name`, or `<name>-2` and so on."""
+    return [job for job in existing if re.fullmatch(rf"{re.escape(name)}(-\d+)?", job.name)]
 
 
 def environment_properties(archive_uri: str | None) -> dict[str, str]:

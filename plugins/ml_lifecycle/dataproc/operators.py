@@ -272,7 +272,7 @@ class PysparkJobOperator(DataprocOperator):
         self.data_lake_conn_id = data_lake_conn_id
         self.timeout_minutes = timeout_minutes
         self.grace_seconds = grace_seconds
-        self._running_job_id: str | None = None
+        self._in_charge = False
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Submit or go on with the job, then wait for it; see `resume`."""
@@ -291,9 +291,9 @@ class PysparkJobOperator(DataprocOperator):
         async def submit(client: DataprocClient) -> tuple[Job, str]:
             return await self._submit(client, specification)
 
+        self._in_charge = True
         job, operation_id = self._with_client(submit)
         context["ti"].xcom_push(key="job_id", value=job.id)
-        self._running_job_id = job.id
         trigger = JobEndedTrigger(
             yandex_conn_id=self.yandex_conn_id,
             cluster_id=self.cluster_id,
@@ -335,7 +335,7 @@ class PysparkJobOperator(DataprocOperator):
 
     def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         """The job's result, or JobFailedError, JobTimeoutError, ResultMissingError."""
-        self._running_job_id = None
+        self._in_charge = False
         name, job_id, lines = event["job_name"], event["job_id"], event["last_lines"]
         if event["status"] == "timeout":
             self._cancel(event["cluster_id"], job_id)
@@ -356,11 +356,20 @@ class PysparkJobOperator(DataprocOperator):
 
     def on_kill(self) -> None:
         """Cancel the job; only while the task itself waits (a deferred task's job is the teardown's to cancel)."""
-        if (job_id := self._running_job_id) is not None:
+        if self._in_charge:
             # The task's own loop may be running in this thread, interrupted by the signal that called us.
-            thread = threading.Thread(target=self._cancel, args=(self.cluster_id, job_id))
+            thread = threading.Thread(target=self._cancel_own)
             thread.start()
             thread.join()
+
+    def _cancel_own(self) -> None:
+        # By name: the signal may have come after the job was made and before its id was known here.
+        async def cancel(client: DataprocClient) -> None:
+            own = jobs.tries_of(self.job_name, await client.list_jobs(self.cluster_id))
+            live = [job.id for job in jobs.live(own)]
+            await cancel_and_verify(client, self.cluster_id, live, poll_seconds=self.poll_seconds)
+
+        self._with_client(cancel)
 
     def _cancel(self, cluster_id: str, job_id: str) -> None:
         async def cancel(client: DataprocClient) -> None:

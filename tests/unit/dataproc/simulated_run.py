@@ -135,9 +135,8 @@ def assert_clean(stand_in: YandexStandIn) -> None:
 @contextmanager
 def served(folder: Path, **options: Any):
     """A fast stand-in whose jobs are plain Python, as `yandexcloud_default` of this process."""
-    with YandexStandIn(
-        folder / "yandex", creation_seconds=0.2, deletion_seconds=0.1, runner="python", **options
-    ) as cloud:
+    fast = {"creation_seconds": 0.2, "deletion_seconds": 0.1, "runner": "python"}
+    with YandexStandIn(folder / "yandex", **{**fast, **options}) as cloud:
         before = dict(os.environ)
         os.environ.update(cloud.environment())
         try:
