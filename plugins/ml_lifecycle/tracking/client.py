@@ -141,7 +141,9 @@ class TrackingClient:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
             found = self._client.search_model_versions(f"name = {_quoted(model)} and run_id = {_quoted(run_id)}")
-            made = found[0] if found else self._client.create_model_version(model, source, run_id)
+            # The server takes a logged model as a source only when its id is named beside it.
+            model_id = source.removeprefix("models:/") if source.startswith("models:/m-") else None
+            made = found[0] if found else self._client.create_model_version(model, source, run_id, model_id=model_id)
         self.tag_version(model, str(made.version), tags)
         return self.version(model, str(made.version))
 
