@@ -29,7 +29,8 @@ SESSION = {
     "spark.sql.files.openCostInBytes": str(64 * 1024),
     "spark.sql.files.maxPartitionBytes": str(64 * 1024 * 1024),
     "spark.sql.execution.arrow.pyspark.enabled": "true",
-    "spark.sql.execution.arrow.maxRecordsPerBatch": "256",
+    # Large photographs travel in small batches: a batch lies in memory whole.
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "64",
 }
 FILE_COLUMNS = ["path", "label", "sha256", "size", "width", "height", "reason"]
 FILE_SCHEMA = "path string, label string, sha256 string, size long, width long, height long, reason string"

@@ -51,15 +51,9 @@ def build_manifest(files: pd.DataFrame, *, holdout: float, shard_rows: int) -> p
     DatasetError if the outcome breaks the schema.
     """
     manifest = files.sort_values("path", ignore_index=True)
-    manifest["reason"] = manifest["reason"].astype(object).where(manifest["reason"].notna(), None)
-    _mark_contradictions(manifest)
-    readable = manifest["reason"].isna()
-    repeated = readable & manifest[readable].duplicated("sha256").reindex(manifest.index, fill_value=False)
-    manifest["status"] = CORRUPT
-    manifest.loc[readable, "status"] = KEPT
-    manifest.loc[repeated, "status"] = DUPLICATE
-    first = manifest[readable & ~repeated].set_index("sha256")["path"]
-    manifest.loc[repeated, "reason"] = "same content as " + manifest.loc[repeated, "sha256"].map(first)
+    outcomes = _outcomes(manifest)
+    manifest["status"] = [status for status, _ in outcomes]
+    manifest["reason"] = pd.Series([reason for _, reason in outcomes], dtype=object)
     _assign_splits(manifest, holdout, shard_rows)
     try:
         return SCHEMA.validate(manifest, lazy=True)
@@ -107,24 +101,38 @@ def quarantine(manifest: pd.DataFrame) -> list[Mapping[str, str]]:
     return [{"path": row.path, "status": row.status, "reason": row.reason} for row in left_out.itertuples()]
 
 
-def _mark_contradictions(manifest: pd.DataFrame) -> None:
+def _outcomes(manifest: pd.DataFrame) -> list[tuple[str, str | None]]:
+    """Status and reason of every file, in order."""
     readable = manifest[manifest["reason"].isna()]
-    labels = readable.groupby("sha256")["label"].agg(lambda names: sorted(set(names)))
-    contradictory = labels[labels.map(len) > 1]
-    rows = manifest["reason"].isna() & manifest["sha256"].isin(contradictory.index)
-    manifest.loc[rows, "reason"] = manifest.loc[rows, "sha256"].map(
-        contradictory.map(lambda names: f"the same image lies in classes {', '.join(names)}")
-    )
+    first: dict[str, str] = {}
+    labels: dict[str, set[str]] = {}
+    for path, label, sha256 in zip(readable["path"], readable["label"], readable["sha256"], strict=True):
+        first.setdefault(sha256, path)
+        labels.setdefault(sha256, set()).add(label)
+    outcomes: list[tuple[str, str | None]] = []
+    for path, sha256, reason in zip(manifest["path"], manifest["sha256"], manifest["reason"], strict=True):
+        if not pd.isna(reason):
+            outcomes.append((CORRUPT, reason))
+        elif len(labels[sha256]) > 1:
+            outcomes.append((CORRUPT, f"the same image lies in classes {', '.join(sorted(labels[sha256]))}"))
+        elif first[sha256] != path:
+            outcomes.append((DUPLICATE, f"same content as {first[sha256]}"))
+        else:
+            outcomes.append((KEPT, None))
+    return outcomes
 
 
 def _assign_splits(manifest: pd.DataFrame, holdout: float, shard_rows: int) -> None:
-    kept = manifest[manifest["status"] == KEPT]
-    splits = kept["sha256"].map(lambda sha256: split_of(sha256, holdout))
-    manifest["split"] = splits.reindex(manifest.index).astype(object)
-    manifest["split"] = manifest["split"].where(manifest["split"].notna(), None)
-    manifest["shard"] = -1
-    for split in (TRAIN, HOLDOUT):
-        # In order of hashes the classes are mixed, and stay so in every prefix that a run on a fraction takes.
-        order = kept[splits == split].sort_values("sha256").index
-        manifest.loc[order, "shard"] = [shard_of(row, len(order), shard_rows) for row in range(len(order))]
-    manifest["shard"] = manifest["shard"].astype("int64")
+    splits: list[str | None] = [None] * len(manifest)
+    shards = [-1] * len(manifest)
+    # In order of hashes the classes are mixed, and stay so in every prefix that a run on a fraction takes.
+    kept = manifest.loc[manifest["status"] == KEPT, "sha256"].sort_values()
+    rows: dict[str, list[int]] = {TRAIN: [], HOLDOUT: []}
+    for row, sha256 in kept.items():
+        rows[split_of(sha256, holdout)].append(row)
+    for split, members in rows.items():
+        for number, row in enumerate(members):
+            splits[row] = split
+            shards[row] = shard_of(number, len(members), shard_rows)
+    manifest["split"] = pd.Series(splits, dtype=object)
+    manifest["shard"] = pd.Series(shards, dtype="int64")
