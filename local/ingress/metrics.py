@@ -19,7 +19,7 @@ class RequestMetrics:
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
     def __init__(self) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._histogram = Histogram(
             "kn_serving_invocation_duration_seconds",

@@ -198,6 +198,7 @@ class PodRunner:
         variables = {
             **{key: str(value) for key, value in (image.get("env") or {}).items()},
             **environment_of(item, self._pod, mounts, self._around.find),
+            "HOST": "127.0.0.1",
             "PORT": str(self.port),
             "HOSTNAME": self._pod["metadata"]["name"],
         }

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+# Looked up here: between fork and exec a child of a process with threads should do as little as possible.
+_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 _LONGEST_LINE = 1024 * 1024
 
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
@@ -30,8 +31,8 @@ def free_port() -> int:
 
 
 def _die_with_parent() -> None:
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if _PRCTL is not None:
+        _PRCTL(_PR_SET_PDEATHSIG, 9)
 
 
 class ContainerProcess:

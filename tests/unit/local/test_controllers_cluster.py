@@ -458,15 +458,25 @@ async def test_trap_10_the_same_uri_makes_no_revision_772(cluster):
     assert set(cluster.shares) == {"1"}
 
 
-@pytest.mark.parametrize(
-    "change", [{"minReplicas": 2}, {"maxReplicas": 4}, {"labels": {"a": "b"}}, {"annotations": {"a": "b"}}]
-)
-async def test_what_lands_in_the_template_makes_a_revision(cluster, change):
+async def test_min_replicas_in_the_spec_makes_a_revision(cluster):
     uri = cluster.model("one")
     cluster.serve(uri)
     await until(cluster.ready)
-    cluster.serve(uri, **change)
-    await until(lambda: cluster.predictor["latestCreatedRevision"].endswith("2"))
+    cluster.serve(uri, minReplicas=2)
+    await until(lambda: cluster.shares == {"2": 100})
+    await until(lambda: cluster.revision(2)["status"]["actualReplicas"] == 2)
+
+
+async def test_trap_9_a_pinned_revision_that_is_gone_fails_the_route(cluster):
+    cluster.serve(cluster.model("one"))
+    await until(cluster.ready)
+    cluster.serve(cluster.model("two"), 10)
+    await until(lambda: cluster.shares == {"2": 10, "1": 90})
+    cluster.store.delete(REVISION, "digits-predictor-00001", "models")
+    await until(lambda: condition(cluster.service, "RoutesReady") == "False")
+    assert not cluster.ready()
+    cluster.serve(cluster.model("two"), 100)
+    await until(lambda: cluster.ready() and cluster.shares == {"2": 100})
 
 
 async def test_a_crashing_revision_is_reported_and_serves_nothing(cluster):
