@@ -2,7 +2,8 @@
 
     need    = max(load now, forecast peak if it is trusted)
     wanted  = need / (capacity of a replica * target utilisation)
-    up      if wanted > current * (1 + tolerance), at most by the pace of scaling up
+    up      to wanted rounded up, at most by the pace of scaling up; without tolerance, since a forecast that is
+            right and ignored is a violation
     down    if wanted < current * (1 - tolerance), on fresh and nearly complete data only, never below the highest
             need of the stabilisation window, at most by the pace of scaling down
     always  within [minReplicas, maxReplicas]
@@ -122,7 +123,7 @@ def _wanted(spec: ScalerSpec, observed: Observation, trusted: Forecast | None) -
     ratio = need / spec.load_per_replica
     said = f"load {load:.3g}" + (f", forecast {trusted.peak:.3g}" if trusted else "")
     carries = f"a replica is given {spec.load_per_replica:.3g}"
-    if ratio > current * (1 + spec.tolerance):
+    if _replicas(ratio) > current:
         ahead = trusted is not None and need > load and _replicas(load / spec.load_per_replica) < _replicas(ratio)
         return _replicas(ratio), Cause.FORECAST if ahead else Cause.LOAD, f"{said}; {carries}"
     if ratio < current * (1 - spec.tolerance) and _replicas(ratio) < current:

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from ml_lifecycle.scaling.conflicts import find_conflicts, rollout_in_progress
 
+from ml_lifecycle.scaling.conflicts import find_conflicts, rollout_in_progress
 from tests.unit.scaling.scaler_objects import inference_service_target, scaler
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ml_lifecycle.scaling.forecast import LONGEST_GROWTH, Forecast, Question, forecast
 from numpy.typing import NDArray
+
+from ml_lifecycle.scaling.forecast import LONGEST_GROWTH, Forecast, Question, forecast
 
 SCALE = 40.0  # what one replica is given to carry
 Loads = NDArray[np.float64]

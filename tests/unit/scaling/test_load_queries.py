@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from ml_lifecycle.scaling.history import on_grid
 from ml_lifecycle.scaling.queries import NAMES_PER_QUERY, load_queries
-
 from tests.unit.scaling.scaler_objects import inference_service_target, scaler
 
 RPS = {"preset": "requests_per_second"}

@@ -5,10 +5,10 @@ import math
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from ml_lifecycle.scaling.forecast import Forecast
 from ml_lifecycle.scaling.policy import Cause, Limit, Observation, Period, plan
 from ml_lifecycle.scaling.resource import ScalerSpec
-
 from tests.unit.scaling.scaler_objects import spec
 
 NOW = 1_800_000_000.0
@@ -96,9 +96,11 @@ def test_the_load_is_the_floor_of_the_need() -> None:
     assert plan(spec(), observed(replicas=1, load=90, forecast=predicted(10)), NOW).desired == 3
 
 
-def test_within_tolerance_nothing_happens() -> None:
-    assert plan(spec(), observed(replicas=2, load=87), NOW).cause is Cause.STEADY
-    assert plan(spec(), observed(replicas=2, load=89), NOW).desired == 3
+def test_tolerance_slows_scaling_down_and_never_up() -> None:
+    assert plan(spec(), observed(replicas=2, load=79), NOW).cause is Cause.STEADY
+    assert plan(spec(), observed(replicas=2, load=81), NOW).desired == 3
+    assert plan(spec(maxReplicas=30), observed(replicas=20, load=725), NOW).cause is Cause.STEADY
+    assert plan(spec(maxReplicas=30), observed(replicas=20, load=715), NOW).desired == 18
 
 
 def test_the_surge_is_limited_for_a_whole_period() -> None:

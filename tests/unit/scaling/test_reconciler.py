@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from local.kubernetes.stand_in import KubernetesStandIn
 from ml_lifecycle.kubernetes import leases
 from ml_lifecycle.kubernetes.client import KubernetesClient
+from ml_lifecycle.kubernetes.exceptions import InvalidError
 from ml_lifecycle.kubernetes.resource import (
     DEPLOYMENT,
     HORIZONTAL_POD_AUTOSCALER,
@@ -25,7 +27,6 @@ from ml_lifecycle.scaling.client import MIN_SCALE
 from ml_lifecycle.scaling.decision import Decision
 from ml_lifecycle.scaling.reconciler import PassOptions, reconcile
 from ml_lifecycle.scaling.resource import FINALIZER
-
 from tests.unit.scaling.scaler_objects import inference_service_target, manifest
 
 START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -412,8 +413,15 @@ async def test_no_scalers_no_queries(world: World) -> None:
     assert world.prometheus.queries == []
 
 
-async def test_the_server_refuses_what_breaks_the_schema(world: World) -> None:
-    from ml_lifecycle.kubernetes.exceptions import InvalidError
-
-    with pytest.raises(InvalidError):
-        await world.scaler(maxReplicas=0)
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"maxReplicas": 0}, "spec.maxReplicas"),
+        ({"minReplicas": 11}, "minReplicas must not exceed maxReplicas"),
+        ({"metric": {}}, "give either query or preset"),
+        ({"metric": RPS}, "metric.preset reads the requests of an InferenceService"),
+    ],
+)
+async def test_the_server_refuses_what_breaks_the_schema(world: World, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidError, match=says):
+        await world.scaler(**changes)

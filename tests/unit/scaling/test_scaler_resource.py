@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
+
 from ml_lifecycle.resources import resource
 from ml_lifecycle.scaling.exceptions import InvalidScalerError
 from ml_lifecycle.scaling.resource import ScalerSpec, parse_scaler, parse_spec
-from pydantic import BaseModel
-
 from tests.unit.scaling.scaler_objects import SPEC, inference_service_target, manifest, spec
 
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import jsonschema
 import yaml
+
 from ml_lifecycle.resources import resource
 from ml_lifecycle.scaling.decision import decision_of, table
 from ml_lifecycle.scaling.forecast import Forecast
 from ml_lifecycle.scaling.policy import Observation, Period, plan
 from ml_lifecycle.scaling.resource import Scaler, parse_scaler
 from ml_lifecycle.scaling.status import Findings, build_status, read_period
-
 from tests.unit.scaling.scaler_objects import manifest, scaler
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -43,7 +43,13 @@ def test_a_scale_up_by_forecast() -> None:
         "ForecastTrusted": "True",
         "ScalingLimited": "False",
     }
-    assert status["forecast"] == {"expected": 80.1, "peak": 90.1, "model": "trend", "skill": 0.312, "horizonSeconds": 30}
+    assert status["forecast"] == {
+        "expected": 80.1,
+        "peak": 90.1,
+        "model": "trend",
+        "skill": 0.312,
+        "horizonSeconds": 30,
+    }
     assert (status["currentReplicas"], status["desiredReplicas"], status["predictedReplicas"]) == (1, 3, 3)
     assert status["lastScaleTime"] == "2026-11-21T12:00:00Z"
     assert status["observedGeneration"] == 3
@@ -77,7 +83,9 @@ def test_conflict_rollout_and_invalid_say_who_and_what() -> None:
     rollout = build_status(scaler(), Findings(rollout="r rolls out"), NOW)
     assert conditions(rollout) == {"Ready": "True", "RolloutInProgress": "True", "Conflict": "False"}
     invalid = scaler(maxReplicas=0)
-    assert "spec.maxReplicas" in build_status(invalid, Findings(invalid=invalid.invalid), NOW)["conditions"][0]["message"]
+    assert (
+        "spec.maxReplicas" in build_status(invalid, Findings(invalid=invalid.invalid), NOW)["conditions"][0]["message"]
+    )
 
 
 def test_left_alone_the_last_figures_stay() -> None:
