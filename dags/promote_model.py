@@ -73,7 +73,7 @@ with DAG(
         with refusing():
             return candidates(params, get_current_context())
 
-    @task(map_index_template="{{ task.op_kwargs['candidate']['model'] }}")
+    @task(map_index_template="{{ mapped_model }}")
     def judge(candidate: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
         """Judge a candidate by the gate; a refusal skips its publication."""
         from airflow.providers.common.compat.sdk import AirflowSkipException
@@ -83,6 +83,7 @@ with DAG(
         from ml_lifecycle.tracking.promotion import judge_candidate
 
         context = get_current_context()
+        context["mapped_model"] = candidate["model"]  # type: ignore[typeddict-unknown-key]
         with refusing():
             settings = read_settings(candidate["model"], overrides(params, SETTINGS))
             verdict = judge_candidate(settings, candidate["version"], reason=params["reason"])
@@ -95,13 +96,14 @@ with DAG(
             )
         return candidate
 
-    @task(outlets=[CHAMPION_MODEL], map_index_template="{{ task.op_kwargs['candidate']['model'] }}")
+    @task(outlets=[CHAMPION_MODEL], map_index_template="{{ mapped_model }}")
     def publish(candidate: dict[str, Any]) -> dict[str, Any]:
         """Write the serving files, move the alias, and tell roll_out_model."""
         from ml_lifecycle.settings_variable import read_settings
         from ml_lifecycle.tracking.promotion import publish_candidate
 
         context = get_current_context()
+        context["mapped_model"] = candidate["model"]  # type: ignore[typeddict-unknown-key]
         by = f"{context['dag_run'].dag_id} {context['dag_run'].run_id}"
         event: ModelEvent = publish_candidate(read_settings(candidate["model"]), candidate["version"], by=by)
         log.info("%s version %s is champion; serving files at %s", event.model, event.version, event.storage_uri)
