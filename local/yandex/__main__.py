@@ -33,7 +33,6 @@ def main() -> None:
         secrets=secrets,
         spark_master=arguments.spark_master,
     ) as stand_in:
-        (arguments.state / "env.json").write_text(json.dumps(stand_in.environment(), indent=1))
         print(f"ready yandex grpc={stand_in.endpoint} http={stand_in.http_url}", flush=True)
         stop.wait()
 

@@ -17,10 +17,14 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
+import psutil
+
 APPLICATION_ENVIRONMENT = "spark.yarn.appMasterEnv."
 EXECUTOR_ENVIRONMENT = "spark.executorEnv."
 # Properties that address YARN or the cluster's layout; one machine has neither.
 NOT_HERE = ("spark.yarn.", "spark.submit.", "spark.master", "spark.dynamicAllocation.")
+# Whatever a driver starts inherits this variable, in whatever session it goes: that is how all of it is found.
+CONTAINER = "CONTAINER_ID"
 KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
 
 
@@ -60,6 +64,7 @@ class Driver:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._cancelled = False
+        self._container = folder.name
         self.log_file = folder / "driver.log"
         folder.mkdir(parents=True)
         self.log_file.touch()
@@ -81,8 +86,7 @@ class Driver:
                     stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
                 )  # fmt: skip
             code = self._process.wait()
-        # What the driver leaves behind (Python workers, a JVM) ends with it, as a container would.
-        _kill_group(self._process.pid, signal.SIGKILL)
+        kill_container(self._container)
         return code
 
     def kill(self) -> None:
@@ -95,7 +99,7 @@ class Driver:
         _kill_group(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=3)
-        _kill_group(process.pid, signal.SIGKILL)
+        kill_container(self._container)
 
     def _prepare(self) -> tuple[list[str], dict[str, str]]:
         wanted = self._specification
@@ -117,7 +121,7 @@ class Driver:
         return [*self._spark_submit(python_files), str(main), *wanted.args], environment
 
     def _spark_submit(self, python_files: Sequence[str]) -> list[str]:
-        command = [str(_spark_home() / "bin" / "spark-submit"), "--master", self._machine.master]
+        command = [str(_spark_home() / "bin" / "spark-submit"), "--master", self._master()]
         settings = {
             "spark.ui.enabled": "false",
             "spark.ui.showConsoleProgress": "false",
@@ -133,11 +137,18 @@ class Driver:
             command += ["--py-files", ",".join(python_files)]
         return command
 
+    def _master(self) -> str:
+        """As many slots as the executors asked for would have: a barrier stage needs all of its own at once."""
+        asked = self._specification.properties
+        instances, cores = asked.get("spark.executor.instances"), asked.get("spark.executor.cores")
+        return f"local[{int(instances) * int(cores)}]" if instances and cores else self._machine.master
+
     def _environment(self, work: Path) -> dict[str, str]:
         """Nothing of the stand-in's own environment but the basics: a cluster's host has no Airflow secrets."""
         environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
         environment |= {"JAVA_HOME": java_home()} if java_home() else {}
         environment |= {
+            CONTAINER: self._container,
             "SPARK_HOME": str(_spark_home()),
             "SPARK_LOCAL_DIRS": str(self._folder / "spark"),
             "SPARK_LOCAL_IP": "127.0.0.1",
@@ -204,8 +215,15 @@ def _unpacked(archive: Path, cache: Path) -> Path:
     return folder
 
 
+def kill_container(*jobs: str) -> None:
+    """Kill every process of these jobs: JVM, Python workers, training processes."""
+    for process in psutil.process_iter():
+        # Gone meanwhile, or not ours to look into.
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(CONTAINER) in jobs:
+                process.kill()
+
+
 def _kill_group(group: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):
-        return

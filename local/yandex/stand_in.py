@@ -15,7 +15,7 @@ import grpc
 from local.yandex import web
 from local.yandex.certificates import create_identity
 from local.yandex.cloud import Cloud, Timing
-from local.yandex.driver import Machine
+from local.yandex.driver import Machine, kill_container
 from local.yandex.faults import Faults
 from local.yandex.services import Services, Tokens
 
@@ -54,6 +54,8 @@ class YandexStandIn:
 
     def __enter__(self) -> Self:
         self._identity = create_identity(self._state)
+        # A stand-in that was killed could not take its jobs along.
+        kill_container(*(folder.name for folder in (self._state / "jobs").glob("*")))
         job_environment: dict[str, str] = {}
         machine = Machine(self._runner, self._state / "archives", job_environment, self._spark_master)
         self._cloud = Cloud(self._state, machine, self._timing)
@@ -67,6 +69,7 @@ class YandexStandIn:
         pair = (self._identity.server_key, self._identity.server_certificate)
         self.port = self._server.add_secure_port(f"127.0.0.1:{self._wanted_port}", grpc.ssl_server_credentials([pair]))
         self._services.address = self.endpoint
+        (self._state / "env.json").write_text(json.dumps(self.environment(), indent=1))
         self._services.register(self._server)
         self._server.start()
         self._web_thread = threading.Thread(target=self._web.serve_forever, daemon=True)

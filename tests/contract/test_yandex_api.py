@@ -226,7 +226,8 @@ class TestJobs:
         assert refused(jobs.Cancel, cancel).code() == grpc.StatusCode.FAILED_PRECONDITION
 
     def test_a_cancelled_job_ends_with_everything_it_started(self, sdk, cluster_id, tmp_path):
-        code = "import os, subprocess, sys, time\nchild = subprocess.Popen(['sleep', '600'])\n"
+        code = "import os, subprocess, sys, time\n"
+        code += "child = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
         code += "open(sys.argv[1], 'w').write(f'{os.getpid()} {child.pid}')\ntime.sleep(600)\n"
         started = tmp_path / "pids"
         operation, get = self.submit(sdk, cluster_id, tmp_path, code, args=[str(started)])

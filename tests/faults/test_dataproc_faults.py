@@ -129,6 +129,8 @@ CASES = [
         tries=2,
     ),
     Case("UNAVAILABLE storm from the start", ({"method": "*", "times": 6},), None, 1, 1),
+    Case("the token is revoked while the job runs", (refusal("JobService.Get", "UNAUTHENTICATED"),), None, 1, 1),
+    Case("the key is refused", (refusal("ClusterService.List", "UNAUTHENTICATED", times=2),), "check its key", 0, 0),
     Case(
         "the API stays away",
         ({"method": "ClusterService.List", "times": 10_000},),

@@ -302,11 +302,16 @@ class DataprocClient:
         """Try until it succeeds, fails for good, or patience ends."""
         deadline = time.monotonic() + self._back_off.patience
         number = 0
+        renewed = False
         while True:
             try:
                 return await attempt()
             except grpc.aio.AioRpcError as error:
                 wait = self._back_off.wait(number)
+                if error.code() is grpc.StatusCode.UNAUTHENTICATED and not renewed:
+                    # The token may have been revoked before its time: one try with a new one.
+                    self._token, renewed = "", True
+                    continue
                 if error.code() not in passing or time.monotonic() + wait > deadline:
                     raise _api_error(method, error) from error
             await asyncio.sleep(wait)
@@ -336,7 +341,7 @@ class DataprocClient:
         return {endpoint.id: endpoint.address for endpoint in found.endpoints}
 
     async def _iam_token(self) -> str:
-        if time.monotonic() - self._token_time > TOKEN_SECONDS:
+        if not self._token or time.monotonic() - self._token_time > TOKEN_SECONDS:
             self._token = await self._new_token()
             self._token_time = time.monotonic()
         return self._token

@@ -35,8 +35,8 @@ class ClusterStatus(StrEnum):
 
     @property
     def coming_up(self) -> bool:
-        """Whether it runs or will run without anybody's help."""
-        return self in (ClusterStatus.CREATING, ClusterStatus.STARTING, ClusterStatus.RUNNING)
+        """Whether it runs or may yet run without anybody's help."""
+        return self not in (ClusterStatus.ERROR, ClusterStatus.STOPPING, ClusterStatus.STOPPED)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
@@ -40,6 +42,20 @@ def test_a_run_makes_one_cluster_runs_its_job_and_deletes_the_cluster(run):
     assert cluster["labels"]["model"] == "digits"
     assert cluster["labels"]["dag"] == "train_model"
     assert [job["status"] for job in cluster["jobs"]] == ["DONE"]
+
+
+def test_no_secret_appears_in_the_log_the_xcoms_or_the_job(run, cloud, capfd):
+    run.submit()
+    run.wait()
+    run.job()
+    run.teardown()
+    key_file = json.loads(cloud.connection())["extra"]["service_account_json_path"]
+    key = json.loads(Path(key_file).read_text())["private_key"].splitlines()[1]
+    seen = "".join(capfd.readouterr()) + json.dumps(run.ti.xcoms) + json.dumps(run.clusters())
+    assert "ingest | reading" in seen
+    assert key not in seen
+    assert "Bearer" not in seen
+    assert "t1." not in seen
 
 
 def test_a_second_try_goes_on_with_the_first_ones_cluster_and_job(run):
