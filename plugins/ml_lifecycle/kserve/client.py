@@ -25,12 +25,12 @@ from ml_lifecycle.kserve.rollout import (
     Kind,
     Phase,
     RolloutState,
+    begin_testing,
     ended,
     next_closing,
     noted,
     opened,
     report,
-    tested,
 )
 from ml_lifecycle.kubernetes import leases
 from ml_lifecycle.kubernetes.client import KubernetesClient
@@ -157,14 +157,14 @@ class RolloutClient:
         await self.kubernetes.apply(manifest, field_manager=FIELD_MANAGER, force=force)
 
     async def readiness(self, state: RolloutState) -> tuple[RolloutState, Readiness]:
-        """Whether the new revision may be tested; the state follows."""
+        """Whether the new revision may be begin_testing; the state follows."""
         service = await self.service(state)
         if service is None:
             return state, Readiness(failed=True, reason=f"InferenceService {state.service!r} was deleted")
         state = noted(state, service)
         pods = await self._pods(state, service.latest_created) if service.latest_created != state.before else []
         found = readiness(service, pods, before=state.before)
-        return (tested(state, service) if found.ready and state.phase is Phase.OPENING else state), found
+        return (begin_testing(state, service) if found.ready and state.phase is Phase.OPENING else state), found
 
     async def address(self, state: RolloutState) -> str:
         """The new revision's own URL; the service's where KServe gives none (it has no tag, and takes all traffic)."""

@@ -166,7 +166,7 @@ def opened(
     )
 
 
-def tested(state: RolloutState, service: Service) -> RolloutState:
+def begin_testing(state: RolloutState, service: Service) -> RolloutState:
     """The new revision is ready: the smoke test may begin."""
     return replace(state, phase=Phase.TESTING, revision=service.latest_ready, url=service.url)
 

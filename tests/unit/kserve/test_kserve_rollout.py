@@ -1,0 +1,235 @@
+"""The state machine: what it does after a look, how it closes, and that nothing is lost on the way to JSON."""
+
+import dataclasses
+import itertools
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ml_lifecycle.canary.snapshot import Counters, Gap, Snapshot
+from ml_lifecycle.kserve.manifest import Predictor
+from ml_lifecycle.kserve.request import RolloutRequest
+from ml_lifecycle.kserve.rollout import (
+    Act,
+    Decision,
+    Kind,
+    Phase,
+    RolloutState,
+    begin_canary,
+    begin_testing,
+    ended,
+    look,
+    next_closing,
+    opened,
+    report,
+    trouble,
+)
+from ml_lifecycle.settings import parse_settings
+from tests.unit.kserve.kserve_status import BAD, GOOD, RESTORED, seen
+
+URI = "file:///lake/models/digits/"
+CANDIDATE = Predictor(storage_uri=URI + "2", runtime="r", cpu="1", memory="1Gi")
+CANARY = {"uri": URI + "2", "created": BAD, "ready": BAD}
+
+
+def request(**overrides):
+    given = {"rollout.steps": [10, 50, 100], "rollout.dwell_seconds": 20, "rollout.floor": 0.01, **overrides}
+    settings = parse_settings({"defaults": {"data_lake": "file:///lake"}}, "digits", given)
+    return RolloutRequest.of(settings, version="2", storage_uri=URI + "2")
+
+
+def state(phase=Phase.CANARY, **overrides):
+    found = opened(request(**overrides), "dag/run", CANDIDATE, seen(), 0.0)
+    if phase is Phase.OPENING:
+        return found
+    found = begin_testing(found, seen(**CANARY))
+    return begin_canary(found) if phase is Phase.CANARY else found
+
+
+def counters(requests, errors=0, slow="0.01"):
+    bounds = ("0.005", "0.01", "0.025", "0.05", "0.1", "inf")
+    buckets = {le: float(requests if float(le) >= float(slow) else 0) for le in bounds}
+    return Counters({"200": float(requests - errors), "500": float(errors)}, buckets)
+
+
+def run(state, looks, per_look=200, errors=0.0, percent=None):
+    """Looks every 5 s, the traffic following the state."""
+    snapshots = itertools.accumulate(itertools.repeat(per_look, looks + 1))
+    lines = []
+    for number, total in enumerate(snapshots):
+        share = state.percent
+        after = Snapshot(5.0 * number, counters(total // 5, int(errors * total // 5)), counters(total))
+        service = seen(**CANARY, percent=share, traffic={BAD: share, GOOD: 100 - share})
+        found = look(state, service, after, 5.0 * number)
+        state = found.state
+        lines.append(found.line)
+        if state.phase is not Phase.CANARY:
+            break
+    return state, lines
+
+
+def test_opening_knows_what_there_is_to_do():
+    uri = URI + "2"
+    assert opened(request(), "h", CANDIDATE, None, 0).kind is Kind.FIRST
+    assert opened(request(), "h", CANDIDATE, seen(rolled_out="", ready=""), 0).kind is Kind.FIRST
+    assert state(Phase.OPENING).kind is Kind.CANARY
+    assert opened(request(), "h", CANDIDATE, seen(uri=uri), 0).kind is Kind.UNCHANGED
+
+
+def test_trap_10_the_same_storage_uri_opens_no_canary_772():
+    found = begin_canary(begin_testing(opened(request(), "h", CANDIDATE, seen(uri=URI + "2"), 0), seen(uri=URI + "2")))
+    assert (found.decision, found.reason) == (Decision.PROMOTED, "this version is live already")
+    assert next_closing(found, seen(uri=URI + "2")).act is Act.DONE
+
+
+def test_a_first_version_is_promoted_after_its_smoke_test():
+    found = begin_canary(begin_testing(opened(request(), "h", CANDIDATE, None, 0), seen(created=GOOD)))
+    assert found.decision is Decision.PROMOTED
+
+
+def test_a_plan_of_one_step_switches_after_the_smoke_test():
+    assert state(**{"rollout.steps": [100]}).decision is Decision.PROMOTED
+
+
+def test_clean_traffic_steps_up_and_is_promoted():
+    ended_state, lines = run(state(), 40)
+    assert ended_state.decision is Decision.PROMOTED
+    assert [step.percent for step in ended_state.steps] == [10, 50]
+    assert any("now 50 %" in line for line in lines)
+    assert sum(step.seen.canary.requests for step in ended_state.steps) == ended_state.evidence.totals.canary.requests
+
+
+def test_errors_roll_back_and_the_reason_has_the_numbers():
+    ended_state, _ = run(state(), 40, errors=0.2)
+    assert ended_state.decision is Decision.ROLLED_BACK
+    assert "canary requests failed (2" in ended_state.reason
+
+
+def test_a_catastrophe_ends_at_the_first_look_with_data():
+    ended_state, lines = run(state(), 40, errors=0.9)
+    assert ended_state.decision is Decision.ROLLED_BACK
+    assert len(lines) == 2
+    assert "within one look" in ended_state.reason
+
+
+def test_gaps_hold_and_keep_the_evidence():
+    before = state()
+    found = look(before, seen(**CANARY, percent=10, traffic={BAD: 10, GOOD: 90}), Gap("Prometheus is away"), 5.0)
+    assert found.state.phase is Phase.CANARY
+    assert found.state.evidence == before.evidence
+    assert "hold: Prometheus is away" in found.line
+
+
+def test_a_step_begins_when_the_traffic_is_really_split():
+    waiting = look(state(), seen(**CANARY, percent=10, traffic={GOOD: 100}), Gap("x"), 5.0).state
+    assert waiting.steps[0].since is None
+    split = look(waiting, seen(**CANARY, percent=10, traffic={BAD: 10, GOOD: 90}), Gap("x"), 10.0).state
+    assert split.steps[0].since == 10.0
+
+
+@pytest.mark.parametrize("action", ["roll_back", "freeze"])
+def test_the_deadline_ends_as_settings_say(action):
+    late = state(**{"rollout.deadline_minutes": 1, "rollout.on_deadline": action})
+    found = look(late, seen(**CANARY, percent=10, traffic={BAD: 10, GOOD: 90}), Gap("nothing to see"), 61.0).state
+    assert found.decision is (Decision.FROZEN if action == "freeze" else Decision.ROLLED_BACK)
+    assert "undecided after 1 minutes" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("service", "reason"),
+    [
+        (None, "was deleted"),
+        (seen(uri="file:///other"), "was edited"),
+        (seen(**{**CANARY, "created": RESTORED}), "was edited"),
+    ],
+)
+def test_somebody_elses_hand_is_noticed(service, reason):
+    assert reason in trouble(state(), service)
+
+
+def test_trap_2_a_flipped_rolled_out_revision_is_noticed_1968():
+    assert not trouble(state(), seen(**CANARY))
+    assert "digits-predictor-00000" in trouble(state(), seen(**CANARY, rolled_out="digits-predictor-00000"))
+
+
+def test_a_rollout_that_nobody_decided_is_rolled_back_with_the_phase_as_reason():
+    assert "smoke test" in ended(state(Phase.TESTING), seen(**CANARY), 5.0).reason
+    assert "before the new revision was ready" in ended(state(Phase.OPENING), seen(**CANARY), 5.0).reason
+    assert "stopped at 10 %" in ended(state(), seen(**CANARY), 5.0).reason
+
+
+def closing(found, **fields):
+    act = next_closing(found, seen(**fields))
+    return act.act, act.predictor.version if act.predictor else None, act.percent
+
+
+def test_promotion_removes_the_percent_and_waits_for_all_traffic():
+    promoted = state().decide(Decision.PROMOTED, "good")
+    assert closing(promoted, **CANARY, percent=50) == (Act.APPLY, "2", None)
+    assert closing(promoted, **CANARY, traffic={BAD: 50, GOOD: 50})[0] is Act.WAIT
+    assert closing(promoted, **CANARY, rolled_out=BAD, traffic={BAD: 100})[0] is Act.DONE
+
+
+def test_trap_1_and_3_a_roll_back_withdraws_traffic_then_names_the_good_model_2130():
+    """Every act of a roll-back; at none may the rejected revision, which is the latest ready one, get traffic."""
+    bad = state().decide(Decision.ROLLED_BACK, "bad")
+    good = {"uri": URI + "1", "percent": 0}
+    assert closing(bad, **CANARY, percent=50) == (Act.APPLY, "2", 0)
+    assert closing(bad, **CANARY, percent=0, traffic={BAD: 50, GOOD: 50})[0] is Act.WAIT
+    assert closing(bad, **CANARY, percent=0, traffic={BAD: 0, GOOD: 100}) == (Act.APPLY, "1", 0)
+    assert closing(bad, **good, created=BAD, ready=BAD)[0] is Act.WAIT
+    assert closing(bad, **good, created=RESTORED, ready=BAD)[0] is Act.WAIT
+    assert closing(bad, **good, created=RESTORED, ready=RESTORED) == (Act.APPLY, "1", None)
+    last = {"uri": URI + "1", "created": RESTORED, "ready": RESTORED}
+    assert closing(bad, **last, rolled_out=GOOD)[0] is Act.WAIT
+    assert closing(bad, **last, rolled_out=RESTORED, traffic={RESTORED: 100})[0] is Act.DONE
+
+
+def test_a_failed_first_version_is_deleted():
+    first = opened(request(), "h", CANDIDATE, None, 0).decide(Decision.ROLLED_BACK, "bad")
+    assert closing(first, uri=URI + "2")[0] is Act.DELETE
+    assert next_closing(first, None).act is Act.DONE
+    assert closing(first, uri="file:///other")[0] is Act.DONE
+
+
+def test_a_frozen_rollout_and_another_hands_edit_are_left_as_they_are():
+    assert closing(state().decide(Decision.FROZEN, "late"), **CANARY, percent=10)[0] is Act.DONE
+    for decision in (Decision.ROLLED_BACK, Decision.PROMOTED):
+        assert closing(state().decide(decision, ""), uri="file:///other", percent=10)[0] is Act.DONE
+
+
+def test_the_first_decision_stands():
+    assert state().decide(Decision.PROMOTED, "a").decide(Decision.ROLLED_BACK, "b").reason == "a"
+
+
+@given(st.integers(0, 30), st.sampled_from([0.0, 0.05, 0.5]))
+def test_a_killed_rollout_reaches_the_same_end(killed_after, errors):
+    """Through JSON at one look or at none: the same state."""
+    whole, _ = run(state(), 30, errors=errors)
+    part, _ = run(state(), killed_after, errors=errors)
+    again = RolloutState.from_json(json.loads(json.dumps(part.to_json())))
+    assert again == part
+    if part.phase is not Phase.CANARY:
+        assert part == whole
+
+
+def test_the_report_is_json_and_says_what_was_seen():
+    found, _ = run(state(), 40)
+    summary = json.loads(json.dumps(report(found, seen(**CANARY, rolled_out=BAD), 60.0)))
+    assert summary["outcome"] == "promoted"
+    assert summary["stable_version"] == "1"
+    assert summary["revisions"] == {"new": BAD, "stable": GOOD, "live": BAD}
+    first = summary["steps"][0]
+    assert (first["percent"], first["verdict"], first["canary"]["errors"]) == (10, "hold", 0)
+    assert 5 < first["canary"]["p95_ms"] <= 10
+    assert len(json.dumps(found.to_json())) < 20_000
+
+
+def test_a_closed_state_drops_the_looks_but_keeps_the_steps():
+    found, _ = run(state(), 40)
+    closed = found.close(99.0)
+    assert (closed.phase, closed.evidence.errors) == (Phase.CLOSED, ())
+    assert closed.steps == found.steps
+    assert dataclasses.replace(closed).to_json() == closed.to_json()
