@@ -162,8 +162,9 @@ def apply(
     given_up = before - wanted - frozenset().union(*after.values())
     merged = _merge(live, applied, schema)
     for path in sorted(given_up, key=len):  # an item goes before its fields, its key among them
-        if not path[-1].startswith("k:") or not any(_below(path, kept) for kept in [wanted, *after.values()]):
-            _remove(merged, path, schema)
+        # Something below it may be kept: fields of an item that others own, entries of a map that was applied empty.
+        if not any(_below(path, kept) for kept in [wanted, *after.values()]):
+            _remove(merged, path, schema, wanted)
     present = frozenset(leaves(merged, schema))
     after = {other: paths & present for other, paths in after.items()} | {owner: wanted & present}
     return merged, {other: paths for other, paths in after.items() if paths}
@@ -192,8 +193,8 @@ def _merge(live: Any, applied: Any, schema: Schema | None) -> Any:
     return copy.deepcopy(applied)
 
 
-def _remove(manifest: dict[str, Any], path: Path, schema: Schema | None) -> None:
-    """Removes a field, and the maps and lists that it leaves empty."""
+def _remove(manifest: dict[str, Any], path: Path, schema: Schema | None, wanted: Paths) -> None:
+    """Removes a field, and the maps and lists that it leaves empty unless they are `wanted` empty."""
     parents: list[tuple[Any, Any]] = []
     value: Any = manifest
     for element in path:
@@ -203,9 +204,9 @@ def _remove(manifest: dict[str, Any], path: Path, schema: Schema | None) -> None
         parents.append((value, position))
         value = value[position]
         schema = _field_schema(schema, element[2:]) if element[:2] == "f:" else (schema or {}).get("items")
-    for parent, position in reversed(parents):
+    for depth, (parent, position) in reversed(tuple(enumerate(parents))):
         del parent[position]
-        if parent or parent is manifest:
+        if parent or path[:depth] in wanted or parent is manifest:
             return
 
 

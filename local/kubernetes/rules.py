@@ -6,10 +6,13 @@ Pure.
 from __future__ import annotations
 
 import ast
+import logging
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
@@ -32,29 +35,64 @@ class UnsupportedRuleError(ValueError):
 
 
 def broken_rules(value: Any, schema: Mapping[str, Any]) -> Iterator[str]:
-    """The messages of the schema's rules that `value` breaks; rules about the old object are not evaluated."""
+    """The messages of the schema's rules that `value` breaks.
+
+    Rules about the old object, and those beyond the subset, are taken as kept.
+    """
     for rule in schema.get("x-kubernetes-validations", ()):
         text = rule["rule"]
-        if "oldSelf" not in text and not evaluate(text, value):
+        if "oldSelf" in text:
+            continue
+        try:
+            kept = evaluate(text, value)
+        except UnsupportedRuleError as error:
+            logger.warning("not evaluated: %s", error)
+            continue
+        if not kept:
             yield rule.get("message") or f"failed rule: {text}"
 
 
 def evaluate(text: str, value: Any) -> bool:
     """Whether the rule holds for `self` = `value`; UnsupportedRuleError beyond the subset."""
     try:
-        return bool(_value(ast.parse(_as_python(text), mode="eval").body, value))
-    except SyntaxError as error:
-        raise UnsupportedRuleError(f"CEL rule {text!r} is beyond the stand-in's subset") from error
+        return bool(_value(ast.parse(_as_python(text).strip(), mode="eval").body, value))
+    except (SyntaxError, KeyError, TypeError) as error:
+        raise UnsupportedRuleError(f"CEL rule {text!r} is beyond the stand-in's subset ({error!r})") from error
 
 
 def _as_python(text: str) -> str:
-    condition = re.fullmatch(r"([^?]+)\?([^:]+):(.+)", text)
-    if condition:
-        test, yes, no = (_as_python(part.strip()) for part in condition.groups())
+    """The rule in Python's words; the strings in it must not hold CEL's signs."""
+    mark, colon = _at_top(text, "?"), _at_top(text, ":")
+    if mark is not None and colon is not None:
+        test, yes, no = (_as_python(part) for part in (text[:mark], text[mark + 1 : colon], text[colon + 1 :]))
         return f"(({yes}) if ({test}) else ({no}))"
-    text = text.replace("&&", " and ").replace("||", " or ")
-    text = re.sub(r"!(?!=)", " not ", text)
-    return re.sub(r"\btrue\b", "True", re.sub(r"\bfalse\b", "False", text)).strip()
+    translated, start = "", 0
+    for first, last in _groups(text):
+        translated += f"{text[start:first]}({_as_python(text[first + 1 : last])})"
+        start = last + 1
+    translated += text[start:]
+    translated = translated.replace("&&", " and ").replace("||", " or ")
+    translated = re.sub(r"!(?!=)", " not ", translated)
+    return re.sub(r"\btrue\b", "True", re.sub(r"\bfalse\b", "False", translated)).strip()
+
+
+def _at_top(text: str, sign: str) -> int | None:
+    """Where `sign` stands outside all parentheses."""
+    inside = [range(first, last) for first, last in _groups(text)]
+    return next((i for i, c in enumerate(text) if c == sign and not any(i in group for group in inside)), None)
+
+
+def _groups(text: str) -> Iterator[tuple[int, int]]:
+    """First and last position of each outermost pair of parentheses."""
+    depth, first = 0, 0
+    for position, character in enumerate(text):
+        if character == "(":
+            first = position if depth == 0 else first
+            depth += 1
+        elif character == ")":
+            depth -= 1
+            if depth == 0:
+                yield first, position
 
 
 def _value(node: ast.expr, scope: Any) -> Any:  # noqa: C901 - one branch for each form
