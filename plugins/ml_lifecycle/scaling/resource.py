@@ -35,8 +35,8 @@ class _Part(BaseModel):
 class TargetReference(_Part):
     """What is scaled: an InferenceService or anything with a scale subresource."""
 
-    api_version: str = Field(min_length=1)
-    kind: str = Field(min_length=1)
+    api_version: str = Field(min_length=1, max_length=253)
+    kind: str = Field(min_length=1, max_length=253)
     name: str = Field(max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -23,7 +24,7 @@ from ml_lifecycle.kubernetes.resource import (
 )
 from ml_lifecycle.prometheus.client import Series
 from ml_lifecycle.prometheus.exceptions import PrometheusUnavailableError
-from ml_lifecycle.scaling.client import MIN_SCALE
+from ml_lifecycle.scaling.client import MIN_SCALE, ScalerClient, Target
 from ml_lifecycle.scaling.decision import Decision
 from ml_lifecycle.scaling.reconciler import PassOptions, reconcile
 from ml_lifecycle.scaling.resource import FINALIZER
@@ -406,6 +407,27 @@ async def test_many_services_are_one_query(world: World) -> None:
     decisions = await world.run()
     assert len(world.prometheus.queries) == 1
     assert [decision.cause for decision in decisions].count("TargetMissing") == 2
+
+
+async def test_what_the_deadline_cuts_off_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await world.deployment("fast")
+    await world.deployment("slow")
+    for name in ("fast", "slow"):
+        await world.scaler(name, targetRef={"apiVersion": "apps/v1", "kind": "Deployment", "name": name})
+    world.prometheus.load = lambda _: 120.0
+    write = ScalerClient.write_replicas
+
+    async def stuck(client: ScalerClient, target: Target, replicas: int) -> None:
+        if target.name == "slow":
+            await asyncio.sleep(60)
+        await write(client, target, replicas)
+
+    monkeypatch.setattr(ScalerClient, "write_replicas", stuck)
+    fast, slow = await world.run(deadline_seconds=3)
+    assert fast.written
+    assert (slow.written, slow.cause, slow.error) == (False, "NotReached", True)
+    with pytest.raises(TimeoutError):
+        await world.run(deadline_seconds=0)
 
 
 async def test_no_scalers_no_queries(world: World) -> None:
