@@ -22,6 +22,8 @@ Specification = TypeVar("Specification")
 def run_job(form: type[Specification], work: Callable[[Specification], dict[str, Any]]) -> NoReturn:
     """Run `work` on the specification of the command line and end the process: 0, or 1 with the reason on stderr."""
     started = time.monotonic()
+    # Threads that wait for work in a loop take the cores from the processes beside them. Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = argparse.ArgumentParser(description=work.__doc__)
     parser.add_argument("--specification", required=True, help="JSON of the form " + form.__name__)
     text = parser.parse_args().specification

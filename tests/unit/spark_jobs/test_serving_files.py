@@ -15,6 +15,7 @@ PREPROCESSING = Preprocessing(8, 1, (0.5,), (0.25,))
 
 
 def test_the_exported_model_answers_as_torch_does_for_any_batch():
+    torch.set_num_threads(1)
     classifier = Classifier(ResNet(classes=3, channels=1, width=4, image_size=8)).eval()
     model = export_onnx(classifier, torch.zeros(2, 1, 8, 8))
     assert model.ir_version == IR_VERSION

@@ -1,0 +1,134 @@
+"""The server as a process, as a pod runs it, and the smoke test against it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from serving.smoke_test import main as smoke_test
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(model_folder, *arguments):
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serving", "--model_name=shades", f"--model_dir={model_folder}", *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, "HOST": "127.0.0.1", "PORT": str(port)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    return process, f"http://127.0.0.1:{port}"
+
+
+def status(url):
+    try:
+        return urllib.request.urlopen(url, timeout=5).status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None
+
+
+@pytest.fixture(scope="module")
+def server(model_folder):
+    process, url = start(model_folder)
+    deadline = time.monotonic() + 30
+    while status(f"{url}/v2/health/ready") != 200:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    yield url
+    process.terminate()
+    process.communicate(timeout=20)
+
+
+def run_smoke_test(capsys, *arguments):
+    code = smoke_test(list(arguments))
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_the_smoke_test_passes(server, model_folder, capsys):
+    host = "http://shades-models.localhost:1"
+    golden = str(model_folder / "golden.json")
+    code, report = run_smoke_test(capsys, "--url", host, "--connect", server, "--model", "shades", "--golden", golden)
+    assert code == 0, report
+    assert report["passed"]
+    names = [check["check"] for check in report["checks"]]
+    assert names == ["ready", "contract", *[f"golden {n}" for n in range(4)], "refuses nonsense", "latency"]
+    assert report["latency_seconds"]["slowest"] > 0
+
+
+def test_another_models_answers_fail_the_smoke_test(server, model_folder, tmp_path, capsys):
+    golden = json.loads((model_folder / "golden.json").read_text())
+    golden["cases"][1]["probabilities"] = [0.5, 0.5]
+    golden["latency_budget_seconds"] = 0.0
+    path = tmp_path / "golden.json"
+    path.write_text(json.dumps(golden))
+    code, report = run_smoke_test(capsys, "--url", server, "--model", "shades", "--golden", str(path))
+    assert code == 1
+    failed = {check["check"]: check["detail"] for check in report["checks"] if not check["passed"]}
+    assert set(failed) == {"golden 1", "latency"}
+    assert "more than 0.001" in failed["golden 1"]
+    assert "budget of 0.000 s" in failed["latency"]
+
+
+def test_an_absent_model_fails_the_smoke_test(server, model_folder, tmp_path, capsys):
+    golden = str(model_folder / "golden.json")
+    options = ["--model", "cats", "--golden", golden, "--wait", "0.1"]
+    code, report = run_smoke_test(capsys, "--url", server, *options)
+    assert code == 1
+    assert "model 'cats' is unknown" in report["checks"][0]["detail"]
+    code, report = run_smoke_test(capsys, "--url", f"http://127.0.0.1:{free_port()}", *options)
+    assert code == 1
+    assert "refused" in report["checks"][0]["detail"]
+    code, report = run_smoke_test(capsys, "--url", server, "--model", "shades", "--golden", str(tmp_path / "none"))
+    assert code == 1
+    assert "No such file" in report["checks"][0]["detail"]
+
+
+def test_sigterm_lets_requests_end_and_exits_cleanly(model_folder):
+    process, url = start(model_folder, "--drain_seconds=0.5")
+    deadline = time.monotonic() + 30
+    while status(f"{url}/v2/health/ready") != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    seen = []
+    answered = threading.Event()
+
+    def watch():
+        while (code := status(f"{url}/v2/health/ready")) is not None:
+            seen.append((code, status(f"{url}/v2/models/shades")))
+            time.sleep(0.05)
+        answered.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    _, log = process.communicate(timeout=20)
+    assert answered.wait(5)
+    assert process.returncode == 0, log
+    assert (503, 200) in seen
+
+
+def test_a_missing_model_ends_the_server_with_its_reason(tmp_path):
+    process, _ = start(tmp_path)
+    _, log = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert f"{tmp_path}/model.json cannot be read" in log
+    assert "Traceback" not in log

@@ -1,0 +1,193 @@
+"""The three jobs as a cluster runs them: real spark-submit of the mains, with the job code in a zip."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serving.model import Model
+
+REPOSITORY = Path(__file__).parents[3]
+pytestmark = pytest.mark.slow
+LOCAL = "local[2]"
+# Driver and executors apart, as on a cluster: training goes through a barrier stage.
+APART = "local-cluster[2,1,1024]"
+
+
+def write_images(folder, count):
+    """`count` images of upright and lying bars, one duplicate, one corrupt file, one stray file."""
+    random = np.random.default_rng(0)
+    for number in range(count):
+        label = ("lying", "upright")[number % 2]
+        pixels = random.integers(0, 60, (12, 12), np.uint8)
+        place = random.integers(2, 9)
+        if label == "upright":
+            pixels[:, place : place + 2] += 180
+        else:
+            pixels[place : place + 2, :] += 180
+        path = folder / label / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, format="PNG")
+        path.write_bytes(buffer.getvalue())
+    (folder / "lying" / "zz copy.png").write_bytes((folder / "lying" / "0.png").read_bytes())
+    (folder / "upright" / "broken.png").write_bytes((folder / "upright" / "1.png").read_bytes()[:50])
+    (folder / ".hidden").write_text("ignored")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A data lake with a dataset, the uploaded job code, and an MLflow store."""
+    root = tmp_path_factory.mktemp("jobs")
+    write_images(root / "lake" / "datasets" / "bars", 100)
+    jobs = root / "lake" / "jobs"
+    jobs.mkdir()
+    for name in ("ingest", "train", "evaluate"):
+        (jobs / f"{name}.py").write_bytes((REPOSITORY / "spark_jobs" / f"{name}.py").read_bytes())
+    with zipfile.ZipFile(jobs / "lifecycle_jobs.zip", "w") as archive:
+        for path in [*(REPOSITORY / "spark_jobs").rglob("*.py"), *map(Path, ("__init__.py", "preprocessing.py"))]:
+            source = path if path.is_absolute() else REPOSITORY / "serving" / path
+            archive.write(source, source.relative_to(REPOSITORY))
+    return World(root)
+
+
+class World:
+    """Submits jobs and reads their results."""
+
+    def __init__(self, root):
+        self.root = root
+        self.lake = f"file://{root}/lake"
+        self.tracking_uri = f"sqlite:///{root}/mlflow.db"
+
+    def submit(self, job, specification, *, master=LOCAL, expect=0):
+        result = self.root / "lake" / "runs" / f"{job}.json"
+        result.unlink(missing_ok=True)
+        document = specification | {"result_uri": f"file://{result}", "secret_id": None}
+        jobs = self.root / "lake" / "jobs"
+        properties = {
+            "spark.driver.bindAddress": "127.0.0.1",
+            "spark.driver.host": "127.0.0.1",
+            "spark.ui.enabled": "false",
+            "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",
+        }
+        command = [str(Path(sys.executable).with_name("spark-submit")), "--master", master]
+        command += [part for key, value in properties.items() for part in ("--conf", f"{key}={value}")]
+        command += ["--py-files", str(jobs / "lifecycle_jobs.zip"), str(jobs / f"{job}.py")]
+        python = {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | python
+        ended = subprocess.run(
+            [*command, "--specification", json.dumps(document)],
+            cwd=self.root, env=environment, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert ended.returncode == expect, ended.stdout[-3000:] + ended.stderr[-3000:]
+        return json.loads(result.read_text()) if expect == 0 else ended.stderr
+
+    def ingest(self, **changes):
+        specification = {
+            "dataset_uri": f"{self.lake}/datasets/bars", "prepared_base_uri": f"{self.lake}/prepared/bars",
+            "image_size": 16, "channels": 1, "holdout": 0.2, "max_corrupt": 0.02, "shard_rows": 32,
+        }  # fmt: skip
+        expect = changes.pop("expect", 0)
+        return self.submit("ingest", specification | changes, expect=expect)
+
+    def new_run(self):
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(self.tracking_uri)
+        experiment = client.get_experiment_by_name("bars")
+        artifacts = f"file://{self.root}/artifacts"
+        experiment_id = experiment.experiment_id if experiment else client.create_experiment("bars", artifacts)
+        return client, client.create_run(experiment_id).info.run_id
+
+    def train(self, prepared, run_id, **options):
+        specification = {
+            "prepared_uri": prepared["prepared_uri"], "checkpoint_uri": f"{self.lake}/checkpoints/{run_id}",
+            "tracking_uri": self.tracking_uri, "run_id": run_id, "epochs": 8, "fraction": 1.0, "batch_size": 16,
+            "learning_rate": 0.01, "processes": 2, "width": 8, "seed": 0, "gpu": False, "image_size": 16,
+            "channels": 1,
+        }  # fmt: skip
+        master, expect = options.pop("master", LOCAL), options.pop("expect", 0)
+        return self.submit("train", specification | options, master=master, expect=expect)
+
+    def evaluate(self, prepared, trained, run_id, champion=None):
+        specification = {
+            "model": "bars", "prepared_uri": prepared["prepared_uri"], "state_uri": trained["state_uri"],
+            "tracking_uri": self.tracking_uri, "run_id": run_id, "champion": champion, "image_size": 16, "channels": 1,
+            "width": 8, "batch_size": 16,
+        }  # fmt: skip
+        return self.submit("evaluate", specification)
+
+
+@pytest.fixture(scope="module")
+def prepared(world):
+    return world.ingest()
+
+
+def test_ingest_accounts_for_every_file_and_is_reused(world, prepared):
+    assert prepared["images"] == 100
+    assert prepared["train_images"] + prepared["holdout_images"] == 100
+    assert prepared["classes"] == ["lying", "upright"]
+    assert (prepared["corrupt"], prepared["duplicates"], prepared["reused"]) == (1, 1, False)
+    folder = Path(prepared["prepared_uri"].removeprefix("file://"))
+    quarantine = json.loads((folder / "quarantine.json").read_text())
+    assert [file["path"] for file in quarantine] == ["lying/zz copy.png", "upright/broken.png"]
+    assert quarantine[0]["reason"] == "same content as lying/0.png"
+    assert sorted(path.name for path in (folder / "train").iterdir())[-1] == "shard-00002.parquet"
+    again = world.ingest()
+    assert again["reused"]
+    assert {key: again[key] for key in again if key not in ("reused", "seconds")} == {
+        key: prepared[key] for key in prepared if key not in ("reused", "seconds")
+    }
+    # Another listing of the same content has the same digest.
+    (world.root / "lake" / "datasets" / "bars" / "lying" / "0.png").touch()
+    touched = world.ingest()
+    assert touched["reused"]
+    assert touched["digest"] == prepared["digest"]
+    assert "1 of 102 files (1.0%) are corrupt" in world.ingest(max_corrupt=0.001, expect=1)
+
+
+def test_train_and_evaluate(world, prepared):
+    client, run_id = world.new_run()
+    trained = world.train(prepared, run_id)
+    assert trained["processes"] == 2
+    assert trained["train_images"] == prepared["train_images"]
+    assert trained["holdout_accuracy"] > 0.8
+    evaluated = world.evaluate(prepared, trained, run_id)
+    assert evaluated["accuracy"] == pytest.approx(trained["holdout_accuracy"], abs=1e-6)
+    assert evaluated["champion"] is None
+    assert evaluated["onnx_difference"] < 1e-4
+    assert set(evaluated["per_class"]) == {"lying", "upright"}
+    run = client.get_run(run_id)
+    assert run.info.status == "RUNNING"
+    assert run.data.metrics["holdout_accuracy"] == pytest.approx(evaluated["accuracy"])
+    assert len(client.get_metric_history(run_id, "train_loss")) == 8
+    assert run.data.params["batch_size"] == "16"
+    assert run.inputs.dataset_inputs[0].dataset.digest == prepared["digest"]
+    assert re.fullmatch(r"models:/m-[0-9a-f]+", evaluated["model_uri"])
+    assert evaluated["onnx_model_uri"] != evaluated["model_uri"]
+    serving = world.root / "artifacts" / run_id / "artifacts" / "serving"
+    golden = json.loads((serving / "golden.json").read_text())
+    assert len(golden["cases"]) == 8
+    assert Model.load(serving).description.classes == ("lying", "upright")
+    champion = {"version": "1", "storage_uri": f"file://{serving}"}
+    _, next_run_id = world.new_run()
+    compared = world.evaluate(prepared, trained, next_run_id, champion)
+    assert compared["champion"]["version"] == "1"
+    assert compared["champion"]["accuracy"] == compared["accuracy"]
+
+
+def test_training_through_a_barrier_stage_ends_and_failures_say_why(world, prepared):
+    _, run_id = world.new_run()
+    trained = world.train(prepared, run_id, master=APART, epochs=1)
+    assert trained["processes"] == 2
+    reason = world.train(prepared, run_id, learning_rate=0.5, epochs=1, expect=1)
+    assert "TrainingError: TrainingError: " not in reason
+    assert re.search(r"^TrainingError: .*was written with other values of learning_rate", reason, re.MULTILINE)
