@@ -72,22 +72,29 @@ class Driver:
     def run(self) -> int:
         """Start the driver and wait for its end; its exit code, or 1 with the reason in the log."""
         try:
-            command, environment = self._prepare()
-        except JobFilesError as error:
-            self.log_file.write_text(f"{error}\n")
+            process = self._start()
+        except (JobFilesError, OSError, ValueError) as error:
+            self.log_file.write_text(f"the job cannot be started: {error}\n")
             return 1
-        work = self._folder / "work"
-        with self.log_file.open("ab") as output:
-            with self._lock:
-                if self._cancelled:
-                    return -signal.SIGTERM
-                self._process = subprocess.Popen(
-                    command, cwd=work, env=environment, stdin=subprocess.DEVNULL,
-                    stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-                )  # fmt: skip
-            code = self._process.wait()
+        code = process.wait() if process else -signal.SIGTERM
         kill_container(self._container)
         return code
+
+    def _start(self) -> subprocess.Popen[bytes] | None:
+        """The driver's process; None if it was cancelled before."""
+        command, environment = self._prepare()
+        with self.log_file.open("ab") as output, self._lock:
+            if not self._cancelled:
+                self._process = subprocess.Popen(
+                    command,
+                    cwd=self._folder / "work",
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            return self._process
 
     def kill(self) -> None:
         """End the driver and everything it started."""
@@ -105,7 +112,8 @@ class Driver:
         wanted = self._specification
         work = self._folder / "work"
         work.mkdir()
-        main = _local_file(wanted.main_python_file_uri)
+        # A copy: the files beside the original are not there on a cluster either.
+        main = Path(shutil.copy(_local_file(wanted.main_python_file_uri), work))
         python_files = [str(_local_file(uri)) for uri in wanted.python_file_uris]
         for uri in wanted.file_uris:
             path, name = _local_file(uri), urlsplit(uri).fragment

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -115,8 +116,12 @@ class YandexStandIn:
         return json.dumps({"conn_type": "yandexcloud", "extra": extra})
 
     def environment(self) -> dict[str, str]:
-        """What a process needs to reach this stand-in through Airflow and the SDK."""
+        """What a process needs to reach this stand-in through Airflow and the SDK, past a proxy too."""
+        given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+        direct = ",".join(filter(None, [given, "127.0.0.1,localhost"]))
         return {
+            "no_proxy": direct,
+            "NO_PROXY": direct,
             "AIRFLOW_CONN_YANDEXCLOUD_DEFAULT": self.connection(),
             "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(self._identity.authority_file),
             "YC_METADATA_ADDR": f"127.0.0.1:{self.http_port}",

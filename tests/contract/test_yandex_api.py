@@ -261,6 +261,20 @@ class TestJobs:
         log = ListJobLogRequest(cluster_id=cluster_id, job_id=metadata.job_id)
         assert "file:///" in sdk.client(JobServiceStub).ListLog(log).content
 
+    def test_a_job_that_cannot_be_started_is_in_error_and_says_why(self, sdk, cluster_id, tmp_path):
+        properties = {"spark.yarn.appMasterEnv.PYSPARK_PYTHON": "./environment/bin/python"}
+        operation, get = self.submit(sdk, cluster_id, tmp_path, "print(1)", properties=properties)
+        finished(sdk, operation)
+        assert sdk.client(JobServiceStub).Get(get).status == Job.ERROR
+        log = ListJobLogRequest(cluster_id=cluster_id, job_id=get.job_id)
+        assert "environment/bin/python" in sdk.client(JobServiceStub).ListLog(log).content
+
+    def test_files_that_were_not_submitted_are_not_there(self, sdk, cluster_id, tmp_path):
+        (tmp_path / "neighbour.py").write_text("")
+        operation, get = self.submit(sdk, cluster_id, tmp_path, "import neighbour")
+        finished(sdk, operation)
+        assert sdk.client(JobServiceStub).Get(get).status == Job.ERROR
+
     def test_archives_are_unpacked_into_the_jobs_folder_and_hold_its_python(self, sdk, cluster_id, tmp_path):
         (tmp_path / "environment" / "bin").mkdir(parents=True)
         python = tmp_path / "environment" / "bin" / "python"

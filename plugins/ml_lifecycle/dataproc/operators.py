@@ -239,6 +239,7 @@ class PysparkJobOperator(DataprocOperator):
         "yandex_conn_id",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"args": "json", "properties": "json"}
+    operator_extra_links = (ClusterLink(),)
 
     def __init__(
         self,
@@ -288,11 +289,12 @@ class PysparkJobOperator(DataprocOperator):
         if found := jobs.problems(self.job_name, specification):
             raise JobRefusedError(found)
 
-        async def submit(client: DataprocClient) -> tuple[Job, str]:
-            return await self._submit(client, specification)
+        async def submit(client: DataprocClient) -> tuple[Cluster, Job, str]:
+            return await client.get_cluster(self.cluster_id), *await self._submit(client, specification)
 
         self._in_charge = True
-        job, operation_id = self._with_client(submit)
+        cluster, job, operation_id = self._with_client(submit)
+        ClusterLink.persist(context, clusters.console_link(cluster.folder_id, cluster.id))
         context["ti"].xcom_push(key="job_id", value=job.id)
         trigger = JobEndedTrigger(
             yandex_conn_id=self.yandex_conn_id,
