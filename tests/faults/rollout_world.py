@@ -16,10 +16,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from local.kubernetes.stand_in import KubernetesStandIn
 from ml_lifecycle.kserve.client import RolloutClient
 from ml_lifecycle.kserve.request import RolloutRequest
+from ml_lifecycle.kserve.rollout import Phase, begin_canary
+from ml_lifecycle.kserve.triggers import CanaryTrigger, CloseTrigger, RevisionReadyTrigger
 from ml_lifecycle.kubernetes.client import KubernetesClient
 from ml_lifecycle.kubernetes.resource import CONFIG_MAP, INFERENCE_SERVICE, LEASE
 from ml_lifecycle.settings import parse_settings
 
+RUN = "roll_out_model/run"
 MODEL, NAMESPACE, IMAGE = "digits", "models", "test/server:1"
 BOUNDS = ("0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1.0", "+Inf")
 # Serves what the model's file `answer` says: `crash` ends at once, `never` never listens, all else is healthy.
@@ -201,6 +204,40 @@ def world(tmp_path, monkeypatch, image=None):
             monkeypatch.setenv("AIRFLOW_CONN_PROMETHEUS_DEFAULT", json.dumps(prometheus))
             monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", stand_in.connection())
             yield World(stand_in, traffic, tmp_path / "lake")
+
+
+async def event(trigger, holder=RUN):
+    built = trigger(
+        kubernetes_conn_id="kubernetes_default",
+        namespace=NAMESPACE,
+        service=MODEL,
+        holder=holder,
+        poll_seconds=0.1,
+    )
+    path, arguments = built.serialize()
+    assert path == f"ml_lifecycle.kserve.triggers.{trigger.__name__}"
+    async for found in trigger(**arguments).run():
+        return found.payload
+    return None
+
+
+async def open_and_wait(cluster, request, holder=RUN):
+    async with cluster.client(holder) as client:
+        await client.open(request, "{}")
+    return await event(RevisionReadyTrigger, holder)
+
+
+async def begin(cluster, holder=RUN):
+    async with cluster.client(holder) as client:
+        return await client.save(begin_canary(await client.own(NAMESPACE, MODEL)))
+
+
+async def go_live(cluster, version, holder=RUN, **overrides):
+    """A rollout from its beginning to its report."""
+    ready = await open_and_wait(cluster, cluster.request(version, **overrides), holder)
+    if ready["status"] == "ready" and (await begin(cluster, holder)).phase is Phase.CANARY:
+        await event(CanaryTrigger, holder)
+    return (await event(CloseTrigger, holder))["report"]
 
 
 async def until(condition, seconds=20.0):

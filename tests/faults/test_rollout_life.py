@@ -2,51 +2,16 @@
 
 import pytest
 
-from ml_lifecycle.kserve.rollout import Decision, Phase, begin_canary
-from ml_lifecycle.kserve.triggers import CanaryTrigger, CloseTrigger, RevisionReadyTrigger
-from tests.faults.rollout_world import MODEL, NAMESPACE, Behaviour, world
-
-RUN = "roll_out_model/run"
+from ml_lifecycle.kserve.rollout import Decision, Phase, look
+from ml_lifecycle.kserve.triggers import CanaryTrigger, CloseTrigger
+from ml_lifecycle.prometheus.client import connect
+from tests.faults.rollout_world import MODEL, NAMESPACE, Behaviour, begin, event, go_live, open_and_wait, world
 
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
     with world(tmp_path, monkeypatch) as made:
         yield made
-
-
-async def event(trigger, holder=RUN):
-    built = trigger(
-        kubernetes_conn_id="kubernetes_default",
-        namespace=NAMESPACE,
-        service=MODEL,
-        holder=holder,
-        poll_seconds=0.1,
-    )
-    path, arguments = built.serialize()
-    assert path == f"ml_lifecycle.kserve.triggers.{trigger.__name__}"
-    async for found in trigger(**arguments).run():
-        return found.payload
-    return None
-
-
-async def open_and_wait(cluster, request, holder=RUN):
-    async with cluster.client(holder) as client:
-        await client.open(request, "{}")
-    return await event(RevisionReadyTrigger, holder)
-
-
-async def begin(cluster, holder=RUN):
-    async with cluster.client(holder) as client:
-        return await client.save(begin_canary(await client.own(NAMESPACE, MODEL)))
-
-
-async def go_live(cluster, version, holder=RUN, **overrides):
-    """A rollout from its beginning to its report."""
-    ready = await open_and_wait(cluster, cluster.request(version, **overrides), holder)
-    if ready["status"] == "ready" and (await begin(cluster, holder)).phase is Phase.CANARY:
-        await event(CanaryTrigger, holder)
-    return (await event(CloseTrigger, holder))["report"]
 
 
 async def test_the_life_of_two_good_versions_and_a_bad_one(cluster):
@@ -98,9 +63,6 @@ async def test_a_killed_canary_goes_on_where_it_was_and_promotes(cluster):
     await open_and_wait(cluster, cluster.request("2"), "roll_out_model/second")
     state = await begin(cluster, "roll_out_model/second")
     async with cluster.client("roll_out_model/second") as client:
-        from ml_lifecycle.kserve.rollout import look
-        from ml_lifecycle.prometheus.client import connect
-
         # Three looks, and the triggerer dies.
         async with connect("prometheus_default") as prometheus:
             for _ in range(3):

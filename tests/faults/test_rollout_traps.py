@@ -1,0 +1,222 @@
+"""KServe's traps and other people's hands, against the Kubernetes stand-in. Each trap bears the number of the issue."""
+
+import asyncio
+
+import pytest
+
+from ml_lifecycle.kserve.exceptions import RolloutRefusedError
+from ml_lifecycle.kserve.triggers import CanaryTrigger, CloseTrigger
+from ml_lifecycle.kubernetes.exceptions import LeaseHeldError
+from ml_lifecycle.kubernetes.resource import INFERENCE_SERVICE, LEASE, MLSCALER, REVISION
+from tests.faults.rollout_world import (
+    MODEL,
+    NAMESPACE,
+    Behaviour,
+    begin,
+    event,
+    go_live,
+    open_and_wait,
+    until,
+    world,
+)
+
+
+@pytest.fixture
+async def cluster(tmp_path, monkeypatch):
+    """With version 1 live."""
+    with world(tmp_path, monkeypatch) as made:
+        for version in "123":
+            made.version(version)
+        await go_live(made, "1", "roll_out_model/first")
+        yield made
+
+
+async def refused(cluster, version="2", holder="roll_out_model/second", seeing=None):
+    """The refusal's message; nothing has changed. `seeing(kind, object)` alters what the API answers."""
+    before = cluster.service
+    async with cluster.client(holder) as client:
+        find = client.kubernetes.find
+
+        async def altered(kind, name, namespace=None):
+            found = await find(kind, name, namespace)
+            return seeing(kind, found) if seeing and found else found
+
+        client.kubernetes.find = altered
+        with pytest.raises((RolloutRefusedError, LeaseHeldError)) as refusal:
+            await client.open(cluster.request(version), "{}")
+    assert cluster.service["spec"] == before["spec"]
+    return str(refusal.value)
+
+
+async def test_trap_1_the_rejected_revision_gets_no_traffic_when_the_next_one_comes_2130(cluster):
+    cluster.traffic.behaviours["digits-predictor-00002"] = Behaviour(errors=0.5)
+    assert (await go_live(cluster, "2", "second"))["outcome"] == "rolled_back"
+    looks = len(cluster.traffic.served["digits-predictor-00002"])
+    assert (await go_live(cluster, "3", "third"))["outcome"] == "promoted"
+    later = cluster.traffic.served["digits-predictor-00002"][looks:]
+    assert not any(later)
+
+
+async def test_trap_2_opening_changes_percent_and_uri_in_one_request_1968(cluster):
+    """A percent alone, with no canary open, would flip the rolled-out revision."""
+    await go_live(cluster, "2", "second")
+    await open_and_wait(cluster, cluster.request("3"), "third")
+    assert cluster.component["latestRolledoutRevision"] == "digits-predictor-00002"
+    assert cluster.shares() == {"digits-predictor-00002": 100}
+
+
+async def test_trap_3_after_a_roll_back_the_spec_names_the_good_model(cluster):
+    cluster.traffic.behaviours["digits-predictor-00002"] = Behaviour(seconds="0.5")
+    report = await go_live(cluster, "2", "second")
+    assert "p95" in report["reason"]
+    assert cluster.service["spec"]["predictor"]["model"]["storageUri"].endswith("/models/digits/1")
+    assert "canaryTrafficPercent" not in cluster.service["spec"]["predictor"]
+
+
+async def test_trap_7_a_transformer_is_refused_1669(cluster):
+    """The stand-in has no transformers: the field is put into its answer."""
+
+    def with_transformer(kind, found):
+        return found | {"spec": found["spec"] | {"transformer": {}}} if kind is INFERENCE_SERVICE else found
+
+    assert "transformer" in await refused(cluster, seeing=with_transformer)
+
+
+async def test_trap_8_standard_mode_would_take_all_traffic_at_once_4074(cluster):
+    """The stand-in has Knative mode alone: the mode is put into its answer."""
+
+    def in_standard_mode(kind, found):
+        status = {"deploymentMode": "Standard"}
+        return found | {"status": found["status"] | status} if kind is INFERENCE_SERVICE else found
+
+    assert "Standard mode" in await refused(cluster, seeing=in_standard_mode)
+
+
+async def test_trap_9_a_collected_stable_revision_is_refused(cluster):
+    """Knative collects revisions after two days; the stand-in never does."""
+    assert "no longer exists" in await refused(cluster, seeing=lambda kind, found: None if kind is REVISION else found)
+
+
+async def test_trap_10_the_same_version_again_changes_nothing_772(cluster):
+    generation = cluster.service["metadata"]["generation"]
+    report = await go_live(cluster, "1", "again")
+    assert (report["outcome"], report["kind"]) == ("promoted", "unchanged")
+    assert cluster.service["metadata"]["generation"] == generation
+    assert cluster.is_clean()
+
+
+async def test_trap_13_a_scaler_keeps_the_replicas(cluster):
+    scaler = {
+        "apiVersion": MLSCALER.api_version,
+        "kind": MLSCALER.kind,
+        "metadata": {"name": "digits", "namespace": NAMESPACE},
+        "spec": {"targetRef": {"kind": "InferenceService", "name": MODEL}},
+    }
+    async with cluster.client("second") as client:
+        listed = client.kubernetes.list
+
+        async def with_scaler(kind, *args, **kwargs):
+            return [scaler] if kind is MLSCALER else await listed(kind, *args, **kwargs)
+
+        client.kubernetes.list = with_scaler
+        await client.open(cluster.request("2"), "{}")
+    assert "minReplicas" not in cluster.service["spec"]["predictor"]
+
+
+async def test_a_second_rollout_is_refused_and_says_whose_the_first_is(cluster):
+    await open_and_wait(cluster, cluster.request("2"), "roll_out_model/second")
+    assert "'roll_out_model/second'" in await refused(cluster, "3", "roll_out_model/third")
+    assert (await event(CloseTrigger, "roll_out_model/third")) == {"status": "absent"}
+    assert cluster.lease["spec"]["holderIdentity"] == "roll_out_model/second"
+
+
+async def test_an_abandoned_rollout_is_closed_by_the_next_one(cluster):
+    await open_and_wait(cluster, cluster.request("2"), "second")
+    await begin(cluster, "second")
+    expire(cluster)
+    report = await go_live(cluster, "3", "third")
+    assert report["outcome"] == "promoted"
+    assert report["stable_version"] == "1"
+    assert cluster.is_clean()
+
+
+async def test_an_abandoned_rollout_of_the_same_version_is_taken_over(cluster):
+    await open_and_wait(cluster, cluster.request("2"), "second")
+    expire(cluster)
+    report = await go_live(cluster, "2", "third")
+    assert (report["outcome"], report["revisions"]["new"]) == ("promoted", "digits-predictor-00002")
+    assert (await event(CanaryTrigger, "second"))["status"] == "failed"
+
+
+@pytest.mark.parametrize(("on_deadline", "outcome"), [("roll_back", "rolled_back"), ("freeze", "frozen")])
+async def test_the_sweep_closes_abandoned_rollouts_as_settings_say(cluster, on_deadline, outcome):
+    from ml_lifecycle.kserve.operators import _sweep
+
+    await open_and_wait(cluster, cluster.request("2", **{"rollout.on_deadline": on_deadline}), "second")
+    await begin(cluster, "second")
+    assert await _sweep("kubernetes_default", None, "clean_up/run", dry=False) == ([], [])
+    expire(cluster)
+    said, _ = await _sweep("kubernetes_default", None, "clean_up/run", dry=True)
+    assert [(item["model"], item["phase"]) for item in said] == [(MODEL, "canary")]
+    (report,), left = await _sweep("kubernetes_default", None, "clean_up/run", dry=False)
+    assert (report["outcome"], left) == (outcome, [])
+    assert "second abandoned the rollout" in report["reason"]
+    assert not cluster.lease["spec"].get("holderIdentity")
+
+
+async def test_a_frozen_canary_is_withdrawn_when_the_next_version_comes(cluster):
+    overrides = {"rollout.on_deadline": "freeze", "rollout.deadline_minutes": 0.02}
+    report = await go_live(cluster, "2", "second", **overrides)
+    assert report["outcome"] == "frozen"
+    assert cluster.service["spec"]["predictor"]["canaryTrafficPercent"] == 10
+    assert (await go_live(cluster, "3", "third"))["outcome"] == "promoted"
+    assert cluster.is_clean()
+
+
+async def test_a_service_deleted_in_the_middle_ends_the_rollout(cluster):
+    await open_and_wait(cluster, cluster.request("2"), "second")
+    await begin(cluster, "second")
+    cluster.store.delete(INFERENCE_SERVICE, MODEL, NAMESPACE)
+    await until(lambda: cluster.service is None)
+    assert "was deleted" in (await event(CanaryTrigger, "second"))["reason"]
+    assert (await event(CloseTrigger, "second"))["report"]["outcome"] == "rolled_back"
+
+
+async def test_a_service_edited_in_the_middle_is_left_to_its_editor(cluster):
+    await open_and_wait(cluster, cluster.request("2"), "second")
+    await begin(cluster, "second")
+    edit = {"spec": {"predictor": {"model": {"storageUri": cluster.version("9")}}}}
+    cluster.store.merge_patch(INFERENCE_SERVICE, MODEL, NAMESPACE, edit)
+    assert "was edited" in (await event(CanaryTrigger, "second"))["reason"]
+    assert (await event(CloseTrigger, "second"))["report"]["outcome"] == "rolled_back"
+    assert cluster.service["spec"]["predictor"]["model"]["storageUri"].endswith("/9")
+
+
+async def test_prometheus_away_for_a_while_only_costs_time(cluster):
+    await open_and_wait(cluster, cluster.request("2"), "second")
+    await begin(cluster, "second")
+    cluster.traffic.down = True
+    looking = asyncio.create_task(event(CanaryTrigger, "second"))
+    await asyncio.sleep(0.5)
+    assert not looking.done()
+    cluster.traffic.down = False
+    assert (await looking)["decision"] == "promoted"
+
+
+async def test_a_service_that_is_not_ours_is_refused(cluster):
+    patch = {"metadata": {"labels": {"app.kubernetes.io/managed-by": "somebody"}}}
+    cluster.store.merge_patch(INFERENCE_SERVICE, MODEL, NAMESPACE, patch)
+    assert "was not made by ml-lifecycle" in await refused(cluster)
+
+
+async def test_a_canary_that_no_rollout_knows_is_refused_and_the_lease_given_back(cluster):
+    patch = {"spec": {"predictor": {"canaryTrafficPercent": 30, "model": {"storageUri": cluster.version("9")}}}}
+    cluster.store.merge_patch(INFERENCE_SERVICE, MODEL, NAMESPACE, patch)
+    assert "has a canary open (30 %" in await refused(cluster)
+    assert not cluster.lease["spec"].get("holderIdentity")
+
+
+def expire(cluster):
+    """Nobody has renewed the Lease for long."""
+    patch = {"spec": {"renewTime": "2020-01-01T00:00:00.000000Z"}}
+    cluster.store.merge_patch(LEASE, f"ml-lifecycle-{MODEL}", NAMESPACE, patch)
