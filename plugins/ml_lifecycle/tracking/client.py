@@ -29,6 +29,7 @@ LIVE = "live"
 
 # MLflow's own defaults retry an unreachable server for minutes.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
+_SILENCE = {"MLFLOW_DISABLE_TELEMETRY": "true"}
 _CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _TAG_LIMIT = 5000
 
@@ -215,7 +216,7 @@ def connect(connection_id: str) -> Iterator[TrackingClient]:
     """
     uri, credentials = _read_connection(connection_id)
     _check_reachable(connection_id, uri)
-    changed = {**dict.fromkeys(_CREDENTIALS), **credentials, **_PATIENCE}
+    changed = {**dict.fromkeys(_CREDENTIALS), **credentials, **_PATIENCE, **_SILENCE}
     before = {name: os.environ.get(name) for name in changed}
     _set_environment(changed)
     try:

@@ -73,6 +73,21 @@ def test_registering_a_run_twice_gives_one_version(tracking: TrackingClient) -> 
     assert tracking.version("twice", "1").tags["compared_with"] == "none"
 
 
+def test_a_logged_model_is_the_source_of_a_version(
+    tracking: TrackingClient, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)  # the registry, without a server, looks there for the model
+    run_id = start(tracking, "logged")
+    experiment = tracking._client.get_run(run_id).info.experiment_id
+    logged = tracking._client.create_logged_model(experiment, name="model", source_run_id=run_id)
+    tracking._client.finalize_logged_model(logged.model_id, "READY")
+
+    made = tracking.register_version("logged", run_id=run_id, source=logged.model_uri, tags={})
+
+    found = tracking._client.get_model_version("logged", made.version)
+    assert (found.model_id, made.run_id) == (logged.model_id, run_id)
+
+
 def test_aliases_move(tracking: TrackingClient) -> None:
     assert tracking.find_alias("aliased", CHAMPION) is None
     for number in ("1", "2"):

@@ -1,0 +1,171 @@
+"""train_model by `dag.test()`: the Yandex stand-in over gRPC, real Spark and torch, a real MLflow server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local.dataset import write_digits
+from local.stack.environment_archive import build_environment_archive
+from local.yandex.stand_in import YandexStandIn
+from ml_lifecycle.tracking.client import TrackingClient
+
+pytestmark = pytest.mark.slow
+
+CLUSTER = {"subnet_id": "subnet", "folder_id": "laptop", "service_account_id": "account", "secret_id": "laptop-secret"}
+SMALL = {"epochs": 1, "fraction": 0.5, "batch_size": 32, "width": 8, "processes": 1}
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[YandexStandIn]:
+    with YandexStandIn(tmp_path_factory.mktemp("yandex"), creation_seconds=0.5, deletion_seconds=0.2) as stand_in:
+        yield stand_in
+
+
+@pytest.fixture
+def lake(
+    cloud: YandexStandIn, tracking_connection: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    for name, value in cloud.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AIRFLOW__ML_LIFECYCLE__POLL_SECONDS", "0.5")
+    monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+    environment = build_environment_archive(tmp_path / "packed")
+    document = {
+        "defaults": {
+            "data_lake": (tmp_path / "lake").as_uri(),
+            "cluster": {**CLUSTER, "environment": str(environment)},
+            "dataset": {"image_size": 16, "channels": 1},
+        }
+    }
+    monkeypatch.setenv("AIRFLOW_VAR_ML_LIFECYCLE", json.dumps(document))
+    yield tmp_path / "lake"
+    cloud.faults.clear()
+
+
+def alive(cloud: YandexStandIn) -> list[dict[str, Any]]:
+    return [cluster for cluster in cloud.history() if not cluster.get("deleted_at")]
+
+
+def candidate_events() -> list[dict[str, Any]]:
+    from airflow.models.asset import AssetEvent
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        events = session.query(AssetEvent).order_by(AssetEvent.id).all()
+        return [event.extra for event in events if event.asset.name == "candidate_model"]
+
+
+def test_a_training_ends_in_a_challenger_and_without_a_cluster(
+    cloud: YandexStandIn, lake: Path, tracking_connection: str, run_dag: Any, states: Any, xcom: Any
+) -> None:
+    write_digits(lake / "datasets" / "digits")
+    run = run_dag("train_model.py", "train_model", {"model": "trained", "dataset": "digits", **SMALL})
+
+    assert states(run) == {
+        **dict.fromkeys(["prepare", "submit_cluster", "wait_for_cluster", "ingest", "train", "evaluate"], "success"),
+        **dict.fromkeys(["delete_cluster", "register"], "success"),
+        "mark_run_failed": "skipped",
+    }
+    assert run.state == "success"
+    assert alive(cloud) == []
+
+    evaluation, event = xcom(run, "evaluate"), xcom(run, "register")
+    tracking = TrackingClient(tracking_connection)
+    version = tracking.find_alias("trained", "challenger")
+    assert version is not None
+    assert (version.version, version.tags["compared_with"]) == ("1", "none")
+    assert event == candidate_events()[-1]
+    assert event["metrics"]["accuracy"] == evaluation["accuracy"]
+    assert tracking.run_metrics(version.run_id)["holdout_accuracy"] == pytest.approx(evaluation["accuracy"])
+    assert set(tracking.read_artifacts(version.run_id, "serving")) == {"model.onnx", "model.json", "golden.json"}
+    mlflow_run = tracking._client.get_run(version.run_id)
+    assert mlflow_run.info.status == "FINISHED"
+    assert mlflow_run.data.tags["airflow.run"] == run.run_id
+    assert len(mlflow_run.data.tags["git.commit"]) == 40
+
+
+def test_a_cluster_that_fails_is_deleted_and_the_run_marked(
+    cloud: YandexStandIn, lake: Path, tracking_connection: str, run_dag: Any, states: Any, xcom: Any
+) -> None:
+    write_digits(lake / "datasets" / "digits")
+    before = len(candidate_events())
+    cloud.faults.add(method="ClusterService.Create", code="RESOURCE_EXHAUSTED", after_id=True, times=9)
+
+    run = run_dag("train_model.py", "train_model", {"model": "unlucky", "dataset": "digits", **SMALL})
+
+    ended = states(run)
+    assert run.state == "failed"
+    assert (ended["submit_cluster"], ended["wait_for_cluster"]) == ("success", "failed")
+    assert (ended["ingest"], ended["register"]) == ("upstream_failed", "upstream_failed")
+    assert (ended["delete_cluster"], ended["mark_run_failed"]) == ("success", "success")
+    assert alive(cloud) == []
+    tracking = TrackingClient(tracking_connection)
+    mlflow_run = tracking._client.get_run(xcom(run, "prepare", "run_id"))
+    assert mlflow_run.info.status == "FAILED"
+    assert run.run_id in mlflow_run.data.tags["failure"]
+    assert tracking.find_alias("unlucky", "challenger") is None
+    assert len(candidate_events()) == before
+
+
+def test_a_refused_submission_leaves_nothing(cloud: YandexStandIn, lake: Path, run_dag: Any, states: Any) -> None:
+    write_digits(lake / "datasets" / "digits")
+    cloud.faults.add(method="ClusterService.Create", code="PERMISSION_DENIED", lost_response=True, times=9)
+
+    run = run_dag("train_model.py", "train_model", {"model": "refused", "dataset": "digits", **SMALL})
+
+    ended = states(run)
+    assert run.state == "failed"
+    assert ended["submit_cluster"] == "failed"
+    assert ended["delete_cluster"] == "success", "the teardown runs though its setup failed"
+    assert alive(cloud) == []
+
+
+@pytest.mark.parametrize(
+    ("conf", "said"),
+    [
+        ({"dataset": "nowhere"}, "dataset.name = 'nowhere': there is no folder"),
+        ({"dataset": "single"}, "only the class 'cats'"),
+        ({"model": "Bad_Name"}, "at most 40 lower-case letters"),
+        ({"dataset": "good", "compute_preset": "g9.huge"}, "cluster.compute.preset = 'g9.huge': no such resource"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_created(
+    cloud: YandexStandIn,
+    lake: Path,
+    run_dag: Any,
+    states: Any,
+    capsys: pytest.CaptureFixture[str],
+    conf: dict[str, Any],
+    said: str,
+) -> None:
+    for path in ("single/cats/1.png", "good/cats/1.png", "good/dogs/1.png"):
+        (lake / "datasets" / path).parent.mkdir(parents=True)
+        (lake / "datasets" / path).write_bytes(b"png")
+    created = cloud.calls.count("ClusterService.Create")
+
+    run = run_dag("train_model.py", "train_model", {"model": "digits", **conf})
+
+    assert run.state == "failed"
+    assert {state for task, state in states(run).items() if task not in ("prepare", "mark_run_failed")} == {
+        "upstream_failed"
+    }
+    assert said in "".join(capsys.readouterr())
+    assert cloud.calls.count("ClusterService.Create") == created
+    assert not (lake / "jobs").exists()
+
+
+def test_an_unreachable_mlflow_is_named(
+    lake: Path, run_dag: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_digits(lake / "datasets" / "digits")
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "http", "host": "127.0.0.1", "port": 9}))
+
+    run = run_dag("train_model.py", "train_model", {"model": "digits"})
+
+    assert run.state == "failed"
+    assert "connections.tracking = 'mlflow_default': MLflow at http://127.0.0.1:9" in "".join(capsys.readouterr())
