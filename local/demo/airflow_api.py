@@ -44,7 +44,8 @@ class AirflowApi:
 
     def import_errors(self) -> list[str]:
         """What the DAG processor could not import."""
-        return [f"{error['filename']}: {error['stack_trace']}" for error in self._get("importErrors")["import_errors"]]
+        found = self._get("importErrors")["import_errors"]
+        return [f"{error['filename']}: {error['stack_trace'].strip().splitlines()[-1]}" for error in found]
 
     def dags(self) -> set[str]:
         """The DAGs that Airflow knows."""
@@ -92,15 +93,17 @@ class AirflowApi:
             return None
         return answer.raise_for_status().json()["value"]
 
-    def log(self, dag: str, run: str, task: TaskState) -> list[str]:
-        """The log lines of a task's last try."""
+    def error(self, dag: str, run: str, task: TaskState) -> str:
+        """The error with which a task's last try ended, else its last log line; empty if it logged nothing."""
         path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{task.task}/logs/{max(task.try_number, 1)}"
         answer = self._client.get(path, params={"map_index": task.index}, headers={"Accept": "application/json"})
         if answer.is_error:
-            return []
-        return [
-            str(line.get("event", line)) if isinstance(line, dict) else str(line) for line in answer.json()["content"]
-        ]
+            return ""
+        lines = [line for line in answer.json()["content"] if isinstance(line, dict)]
+        for line in reversed(lines):
+            for detail in line.get("error_detail") or ():
+                return f"{detail['exc_type']}: {detail['exc_value']}"
+        return str(lines[-1].get("event", "")) if lines else ""
 
     def wait_for_run(self, dag: str, after: str, timeout: float) -> str:
         """The id of the first run of `dag` that was queued after the time `after` (ISO)."""

@@ -70,7 +70,4 @@ def _why(api: AirflowApi, dag: str, run: str, tasks: list[TaskState]) -> str:
     failed = [task for task in tasks if task.state == "failed"]
     if not failed:
         return f"{dag} failed: {_busy(tasks)}"
-    words = [line for line in api.log(dag, run, failed[0]) if line.strip()]
-    errors = [line for line in words if "Error" in line or "error" in line]
-    last = (errors or words or ["it logged nothing"])[-1]
-    return f"{dag} failed in {_name(failed[0])}: {last.strip()[:600]}"
+    return f"{dag} failed in {_name(failed[0])}: {api.error(dag, run, failed[0])[:600] or 'it logged nothing'}"

@@ -109,17 +109,14 @@ def airflow_configuration(layout: Layout) -> dict[str, str]:
     }
 
 
-def connections(layout: Layout) -> dict[str, str]:
+def connections(layout: Layout, kubeconfig: Path) -> dict[str, str]:
     """The connections of DESIGN's contract, to a stand-in or to the real thing."""
     found = {
         "AIRFLOW_CONN_MLFLOW_DEFAULT": http_connection(real("MLFLOW_TRACKING_URI") or layout.url("mlflow")),
         "AIRFLOW_CONN_PROMETHEUS_DEFAULT": http_connection(real("PROMETHEUS_URL") or layout.url("prometheus")),
     }
-    kubeconfig = real("KUBECONFIG")
-    kubeconfig_path = Path(kubeconfig).resolve() if kubeconfig else layout.state / "kubernetes" / "kubeconfig"
-    found["AIRFLOW_CONN_KUBERNETES_DEFAULT"] = json.dumps(
-        {"conn_type": "kubernetes", "extra": {"kube_config_path": str(kubeconfig_path)}}
-    )
+    kubernetes = {"conn_type": "kubernetes", "extra": {"kube_config_path": str(kubeconfig)}}
+    found["AIRFLOW_CONN_KUBERNETES_DEFAULT"] = json.dumps(kubernetes)
     if key := real("YC_SERVICE_ACCOUNT_KEY"):
         extra = {"service_account_json_path": str(Path(key).resolve()), "folder_id": os.environ.get("YC_FOLDER_ID")}
         found["AIRFLOW_CONN_YANDEXCLOUD_DEFAULT"] = json.dumps({"conn_type": "yandexcloud", "extra": extra})

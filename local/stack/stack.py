@@ -9,7 +9,11 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import httpx
+
+from local.stack.cluster import Cluster
 from local.stack.environment import (
     airflow_configuration,
     base_environment,
@@ -48,6 +52,42 @@ class Stack:
             self.down()
             raise
 
+    def start_load(self, model: str, images: Path, rate: float) -> None:
+        """Send requests to the model as its users would; they wait quietly until it is served."""
+        if real("KUBECONFIG"):
+            return
+        ports = self.layout.ports
+        process = self.processes.start(
+            "load",
+            [str(VENV / "python"), "-m", "local.load", "--ingress", self.layout.url("ingress")]
+            + ["--host", f"{model}-models.localhost", "--model", model, "--images", str(images)]
+            + ["--rate", str(rate), "--admin-port", str(ports["load"])],
+            environment=base_environment(),
+            log=self.layout.logs / "load.log",
+            folder=REPOSITORY,
+            url=self.layout.url("load"),
+        )
+        wait_until(lambda: bool(self.load_statistics()), process, timeout=30)
+
+    def set_load(self, rate: float) -> None:
+        """Requests a second from now on."""
+        body = {"requests_per_second": rate}
+        httpx.put(f"{self.layout.url('load')}/rate", json=body, timeout=5).raise_for_status()
+
+    def load_statistics(self) -> dict[str, Any]:
+        """What became of the requests; empty where no load is sent."""
+        try:
+            found: dict[str, Any] = httpx.get(f"{self.layout.url('load')}/statistics", timeout=2).json()
+        except httpx.TransportError:
+            return {}
+        return found
+
+    @property
+    def kubeconfig(self) -> Path:
+        """Of the serving cluster, real or not."""
+        named = real("KUBECONFIG")
+        return Path(named).resolve() if named else self.layout.state / "kubernetes" / "kubeconfig"
+
     def down(self) -> list[str]:
         """Stop every process; returns the names of those that had to be killed."""
         return self.processes.stop_all()
@@ -74,11 +114,12 @@ class Stack:
         archive = build_environment_archive(self.layout.state / "environment")
         variables = {
             **airflow_configuration(self.layout),
-            **connections(self.layout),
+            **connections(self.layout, self.kubeconfig),
             "AIRFLOW_VAR_ML_LIFECYCLE": json.dumps(settings(self.layout, archive)),
         }
         migration = self._migrate(variables) if with_airflow else None
         self._start_services(list(stand_ins(self.layout)))
+        Cluster(self.kubeconfig).prepare()
         variables |= self._yandex_variables()
         self._remember(variables)
         if migration is None:

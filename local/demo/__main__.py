@@ -1,0 +1,129 @@
+"""`python -m local.demo`: up, the story, the summary, down; whatever happens, nothing is left running."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from local.dataset import write_digits
+from local.demo.narrator import Narrator
+from local.demo.story import FIRST_VERSION, Input, Story
+from local.demo.summary import show
+from local.stack.exceptions import StackError
+from local.stack.layout import REPOSITORY
+from local.stack.stack import Stack, copy_dataset
+
+
+def main() -> int:
+    """Run the demo; the exit status is 0 when all of it succeeded."""
+    parser = argparse.ArgumentParser(prog="python -m local.demo")
+    parser.add_argument("--dataset", type=Path, help="image folder of your own, <class>/<file>.png or .jpg")
+    parser.add_argument("--bad-canary", action="store_true", help="show a bad version being caught")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)
+    narrator, stack = Narrator(), Stack()
+    started = time.monotonic()
+    try:
+        _check_free(stack)
+        with Guard():
+            try:
+                _tell(stack, narrator, arguments.dataset, bad_canary=arguments.bad_canary, started=started)
+            finally:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+                stack.down()
+    except StackError as error:
+        narrator.console.print(f"\n[red]The demo failed:[/red] {error}\nLogs: {stack.layout.logs}", soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        narrator.console.print("\nstopped; nothing is left running")
+        return 130
+    if left := stack.alive():
+        narrator.console.print(f"[red]still running: {', '.join(process.name for process in left)}[/red]")
+        return 1
+    narrator.console.print("[dim]everything is stopped; `make up` starts it for trying by hand[/dim]")
+    return 0
+
+
+def _check_free(stack: Stack) -> None:
+    if stack.alive():
+        raise StackError("a stack is already up: `make down` first; the demo begins with an empty one")
+
+
+class Guard:
+    """Stops the stack even if this process is killed: it holds the other end of the guard's standard input."""
+
+    def __enter__(self) -> Guard:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "local.stack", "guard"],
+            cwd=REPOSITORY,
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.wait(timeout=60)
+
+
+def _tell(stack: Stack, narrator: Narrator, dataset: Path | None, *, bad_canary: bool, started: float) -> None:
+    narrator.chapter("The stack", "stand-ins for Yandex and Kubernetes; real Spark, MLflow, Prometheus and Airflow")
+    stack.wipe()
+    subject = _subject(stack, dataset)
+    stack.up(narrator.say)
+    story = Story(stack, narrator, subject)
+    story.begin()
+    narrator.say(f"ready: Airflow at {stack.layout.url('airflow')}, MLflow at {stack.layout.url('mlflow')}")
+    narrator.chapter("Version 1", "half the data, one epoch; the first of its name, it goes live after its smoke test")
+    story.train(FIRST_VERSION)
+    if bad_canary:
+        narrator.chapter("Version 2, spoilt", "all the data, a better model, but its revision will fail its users")
+        story.train({}, watch=story.break_canary(), may_fail=True)
+    else:
+        narrator.chapter("Version 2", "all the data; it must beat version 1 and prove itself by canary")
+        story.train({})
+        narrator.chapter(
+            "Rising load", "the scaler forecasts one lead time ahead and adds replicas before they are needed"
+        )
+        story.scale()
+    figures = story.collect()
+    story.check_nothing_left()
+    show(narrator.console, figures, time.monotonic() - started)
+    if bad_canary:
+        _check_rolled_back(story)
+
+
+def _check_rolled_back(story: Story) -> None:
+    rollout = story.figures.trainings[-1].rollout
+    if rollout["outcome"] != "rolled_back":
+        raise StackError(f"the spoilt version was not rolled back but {rollout['outcome']}: {rollout['reason']}")
+    if story.figures.aliases.get("live") != story.figures.trainings[0].version:
+        raise StackError(f"alias live should be version 1 still: {story.figures.aliases}")
+
+
+def _subject(stack: Stack, dataset: Path | None) -> Input:
+    """The digits, or the user's folder; StackError names what is wrong with it."""
+    lake = stack.layout.data_lake
+    if dataset is None:
+        folder = lake / "datasets" / "digits"
+        write_digits(folder)
+        return Input("digits", "digits", folder)
+    name = re.sub(r"[^-_.A-Za-z0-9]+", "-", dataset.resolve().name).strip("-._") or "images"
+    model = re.sub(r"[^-a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-")
+    model = model if model[:1].isalpha() else f"model-{model}"[:40].strip("-")
+    return Input(model, name, copy_dataset(dataset, lake, name))
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

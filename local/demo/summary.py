@@ -1,0 +1,165 @@
+"""The closing summary: from figures to what a person reads. No I/O but the console."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from local.demo.figures import Figures, Scaling, Training
+
+
+def show(console: Console, figures: Figures, seconds: float) -> None:
+    """Print the summary."""
+    parts: list[RenderableType] = [_clusters(figures), Text(), _versions(figures), Text()]
+    for training in figures.trainings:
+        if training.rollout:
+            parts += [_rollout(training), Text()]
+    if figures.scaling is not None:
+        parts += [_scaling(figures.scaling), Text()]
+    parts.append(_addresses(figures))
+    console.print()
+    console.print(Panel(Group(*parts), title=f"The life of {figures.model!r} in {_clock(seconds)}", expand=False))
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        right = column in {
+            "lived",
+            "images",
+            "accuracy",
+            "loss",
+            "traffic",
+            "requests",
+            "errors",
+            "p95",
+            "load",
+            "forecast",
+        }
+        table.add_column(column, justify="right" if right else "left", header_style="dim")
+    return table
+
+
+def _clusters(figures: Figures) -> RenderableType:
+    table = _table("Clusters", "name", "created", "deleted", "lived", "jobs")
+    for cluster in figures.clusters:
+        deleted = cluster.get("deleted")
+        lived = f"{deleted - cluster['created']:.0f} s" if deleted else "-"
+        jobs = ", ".join(f"{job['name'].rpartition('-')[0]} {job['status'].lower()}" for job in cluster["jobs"])
+        table.add_row(cluster["name"], "yes", "yes" if deleted else "[red]NO[/red]", lived, jobs)
+    return table
+
+
+def _versions(figures: Figures) -> RenderableType:
+    table = _table(
+        "Model versions",
+        "version",
+        "images",
+        "train",
+        "hold-out",
+        "corrupt",
+        "accuracy",
+        "loss",
+        "aliases",
+        "how it ended",
+    )
+    for training in figures.trainings:
+        ingest, evaluation = training.ingest, training.evaluation
+        aliases = ", ".join(sorted(name for name, version in figures.aliases.items() if version == training.version))
+        table.add_row(
+            training.version,
+            str(ingest.get("images", "-")),
+            str(training.training.get("train_images", "-")),
+            str(evaluation.get("holdout_images", "-")),
+            str(ingest.get("corrupt", "-")),
+            f"{evaluation['accuracy']:.1%}",
+            f"{evaluation['loss']:.3f}",
+            aliases or "-",
+            _ending(training),
+        )
+    return table
+
+
+def _ending(training: Training) -> str:
+    if training.refusal:
+        return f"refused: {training.refusal}"
+    outcome = training.rollout.get("outcome", "not rolled out")
+    colour = "green" if outcome == "promoted" else "red"
+    return f"[{colour}]{outcome.replace('_', ' ')}[/{colour}]: {training.rollout.get('reason', '')}"
+
+
+def _rollout(training: Training) -> RenderableType:
+    rollout = training.rollout
+    title = f"Rollout of version {training.version} ({rollout['seconds']:.0f} s)"
+    if not rollout["steps"]:
+        return Group(Text(title, style="bold"), Text(f"no canary: {rollout['reason']}", style="dim"))
+    table = _table(title, "traffic", "side", "requests", "errors", "p95", "verdict")
+    for step in rollout["steps"]:
+        verdict = f"{step['verdict'].replace('_', ' ')}: {step['reason']}"
+        table.add_row(f"{step['percent']} %", "canary", *_side(step["canary"]), verdict)
+        table.add_row("", "stable", *_side(step["stable"]), "")
+    return table
+
+
+def _side(side: dict[str, Any]) -> tuple[str, str, str]:
+    latency = "-" if side["p95_ms"] is None else f"{side['p95_ms']:.0f} ms"
+    return str(side["requests"]), str(side["errors"]), latency
+
+
+def _scaling(scaling: Scaling) -> RenderableType:
+    table = _table("Scaling", "at", "load", "forecast", "replicas", "why")
+    start = scaling.points[0].at if scaling.points else 0.0
+    for change in scaling.changes:
+        forecast = change["forecast"]
+        table.add_row(
+            f"+{change['seconds'] - start:.0f} s",
+            f"{change['load'] or 0:.0f}/s",
+            f"{forecast:.0f}/s" if forecast is not None else "-",
+            f"{change['replicas']} → {change['desired']}",
+            change["why"],
+        )
+    lines = [_crossing(scaling, *crossing) for crossing in crossings(scaling)]
+    return Group(table, *(Text(line, style="dim") for line in lines))
+
+
+def _crossing(scaling: Scaling, before: int, crossed: float, lead: float) -> str:
+    carry = f"{before} replicas carry" if before > 1 else "1 replica carries"
+    ran = f"{lead:.0f} s before" if lead >= 0 else f"only {-lead:.0f} s after"
+    return (
+        f"at +{crossed:.0f} s the load passed {scaling.carried(before):.0f}/s, what {carry}: "
+        f"{before + 1} were running {ran}"
+    )
+
+
+def crossings(scaling: Scaling) -> list[tuple[int, float, float]]:
+    """For each limit that the rising load crossed: replicas that carry it, when, and how much earlier one more ran."""
+    found = []
+    points = scaling.points
+    for before in range(1, 1 + max((point.replicas for point in points), default=0)):
+        limit = scaling.carried(before)
+        crossed = next((point.at for point in points if point.rate > limit), None)
+        ready = next((point.at for point in points if point.replicas > before), None)
+        if crossed is not None and ready is not None and points[0].rate <= limit:
+            found.append((before, crossed, crossed - ready))
+    return found
+
+
+def _addresses(figures: Figures) -> RenderableType:
+    lines = Text()
+    lines.append("Addresses", style="bold")
+    lines.append(f"\nMLflow   {figures.mlflow}\nmodel    {figures.service_url}")
+    lines.append("\nunder `make up`, ask it for a prediction:\n", style="dim")
+    lines.append(
+        f"  curl {figures.service_url}/v1/models/{figures.model}:predict -d "
+        '"{\\"instances\\": [{\\"image\\": {\\"b64\\": \\"$(base64 -w0 IMAGE.png)\\"}}]}"'
+    )
+    return lines
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s"
