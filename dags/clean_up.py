@@ -36,20 +36,24 @@ with DAG(
     doc_md=DOC,
 ) as dag:
 
-    @task(multiple_outputs=True)
-    def find_places() -> dict[str, Any]:
-        """Each cloud folder and each serving cluster that the settings of any model name."""
+    @task
+    def find_clouds() -> list[dict[str, Any]]:
+        """Each cloud folder that the settings of any model name."""
         from ml_lifecycle.settings import places
         from ml_lifecycle.settings_variable import read_variable
 
-        found = places(read_variable())
-        clouds = [{"yandex_conn_id": connection, "folder_id": folder} for connection, folder in found["clouds"]]
-        return {"clouds": clouds, "kubernetes": found["kubernetes"]}
+        found = places(read_variable())["clouds"]
+        return [{"yandex_conn_id": connection, "folder_id": folder} for connection, folder in found]
 
-    everywhere = find_places()
-    SweepClustersOperator.partial(task_id="sweep_clusters", dry_run="{{ params.dry_run }}").expand_kwargs(
-        everywhere["clouds"]
-    )
+    @task
+    def find_serving_clusters() -> list[str]:
+        """The connection of each serving cluster that the settings of any model name."""
+        from ml_lifecycle.settings import places
+        from ml_lifecycle.settings_variable import read_variable
+
+        return list(places(read_variable())["kubernetes"])
+
+    SweepClustersOperator.partial(task_id="sweep_clusters", dry_run="{{ params.dry_run }}").expand_kwargs(find_clouds())
     SweepRolloutsOperator.partial(task_id="sweep_rollouts", dry_run="{{ params.dry_run }}").expand(
-        kubernetes_conn_id=everywhere["kubernetes"]
+        kubernetes_conn_id=find_serving_clusters()
     )
