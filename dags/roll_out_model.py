@@ -28,6 +28,7 @@ SETTINGS = {
     "margin": "rollout.margin",
     "floor": "rollout.floor",
     "latency_ratio": "rollout.latency_ratio",
+    "latency_floor_seconds": "rollout.latency_floor_seconds",
     "deadline_minutes": "rollout.deadline_minutes",
     "on_deadline": "rollout.on_deadline",
     "namespace": "serving.namespace",
@@ -58,6 +59,9 @@ PARAMS = {
     ),
     "latency_ratio": optional(
         "number", "Ratio of latency quantiles that is harm", section="Verdict", exclusiveMinimum=1
+    ),
+    "latency_floor_seconds": optional(
+        "number", "Difference of latency quantiles below which nothing is harm", section="Verdict", minimum=0
     ),
     "namespace": optional("string", "Namespace of the InferenceService", section="Serving"),
     "image": optional("string", "The model server's image", section="Serving"),

@@ -227,6 +227,9 @@ class Rollout(Section):
     beta: float = Field(default=0.05, gt=0, lt=1, description="risk of promoting a version at the margin")
     latency_quantile: float = Field(default=0.95, gt=0, lt=1, description="latency quantile that is compared")
     latency_ratio: float = Field(default=1.5, gt=1, description="ratio of latency quantiles that is harm")
+    latency_floor_seconds: float = Field(
+        default=0.01, ge=0, description="difference of latency quantiles below which nothing is harm"
+    )
     ready_timeout_minutes: float = Field(default=20, gt=0, description="a revision not ready by then is rolled back")
     deadline_minutes: float = Field(default=240, gt=0, description="the rollout is decided by then")
     on_deadline: Literal["roll_back", "freeze"] = Field(default="roll_back", description="what happens at the deadline")

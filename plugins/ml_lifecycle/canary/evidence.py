@@ -78,6 +78,15 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class SlowLimits:
+    """A canary is slow when its `quantile` exceeds `ratio` times the stable side's, and that by `floor_seconds`."""
+
+    quantile: float = 0.95
+    ratio: float = 1.5
+    floor_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Every look so far, of errors and of slow requests, and the totals."""
 
@@ -85,15 +94,15 @@ class Evidence:
     slow: tuple[Counts, ...] = ()
     totals: Window = field(default_factory=Window)
 
-    def add(self, window: Window, *, quantile: float, ratio: float) -> Evidence:
+    def add(self, window: Window, limits: SlowLimits) -> Evidence:
         """With one more look.
 
-        A request is slow on the stable side above the stable side's `quantile` of all earlier looks, on the canary
+        A request is slow on the stable side above the stable side's quantile of all earlier looks, on the canary
         above `ratio` times that: were the canary exactly `ratio` times as slow, both shares would be equal at every
         moment. Earlier looks alone set the thresholds, so the test may look at any time.
         """
         error = Counts(window.canary.requests, window.canary.errors, window.stable.requests, window.stable.errors)
-        slow = _slow(window, slow_thresholds(self.totals.stable.latency, quantile, ratio))
+        slow = _slow(window, slow_thresholds(self.totals.stable.latency, limits))
         errors, slows = (*self.errors, error), (*self.slow, slow)
         if len(errors) > MOST_LOOKS:
             errors, slows = _halved(errors), _halved(slows)
@@ -117,12 +126,12 @@ class Evidence:
         )
 
 
-def slow_thresholds(stable: Histogram, quantile: float, ratio: float) -> tuple[float, float] | None:
+def slow_thresholds(stable: Histogram, limits: SlowLimits) -> tuple[float, float] | None:
     """Bounds (seconds) above which a stable and a canary request is slow; None where the buckets cannot say."""
-    stable_bound = stable.upper_bound(quantile)
+    stable_bound = stable.upper_bound(limits.quantile)
     if not math.isfinite(stable_bound):
         return None
-    canary_bound = stable.bound_at_least(ratio * stable_bound)
+    canary_bound = stable.bound_at_least(max(limits.ratio * stable_bound, stable_bound + limits.floor_seconds))
     return (stable_bound, canary_bound) if math.isfinite(canary_bound) else None
 
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from ml_lifecycle.canary.evidence import Counts, Evidence, Window, slow_thresholds
+from ml_lifecycle.canary.evidence import Counts, Evidence, SlowLimits, Window, slow_thresholds
 from ml_lifecycle.canary.sequential import floor_evidence, ratio_evidence
 
 _METRICS = 2
@@ -39,6 +39,12 @@ class Limits:
     beta: float = 0.05
     latency_quantile: float = 0.95
     latency_ratio: float = 1.5
+    latency_floor_seconds: float = 0.0
+
+    @property
+    def slow(self) -> SlowLimits:
+        """What makes a request slow."""
+        return SlowLimits(self.latency_quantile, self.latency_ratio, self.latency_floor_seconds)
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,7 @@ def _errors(evidence: Evidence, limits: Limits) -> MetricVerdict:
 def _latency(evidence: Evidence, limits: Limits) -> MetricVerdict:
     canary, stable = evidence.totals.canary.latency, evidence.totals.stable.latency
     quantile, ratio = limits.latency_quantile, limits.latency_ratio
-    thresholds = slow_thresholds(stable, quantile, ratio)
+    thresholds = slow_thresholds(stable, limits.slow)
     if thresholds is None:
         last = f"{stable.bounds[-1]:g} s" if stable.bounds else "none"
         reason = (

@@ -73,6 +73,7 @@ class RolloutRequest(BaseModel):
             beta=rollout.beta,
             latency_quantile=rollout.latency_quantile,
             latency_ratio=rollout.latency_ratio,
+            latency_floor_seconds=rollout.latency_floor_seconds,
         )
 
     @property

@@ -228,7 +228,7 @@ def look(state: RolloutState, service: Service, snapshot: Snapshot | Gap, now: f
         disaster = ""
     else:
         limits = state.request.limits
-        evidence = state.evidence.add(window, quantile=limits.latency_quantile, ratio=limits.latency_ratio)
+        evidence = state.evidence.add(window, limits.slow)
         state = replace(state, evidence=evidence)
         verdict = judge(evidence, limits)
         step = replace(step, seen=step.seen + window, looks=step.looks + 1)

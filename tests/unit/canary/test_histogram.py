@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_lifecycle.canary.histogram import Histogram
@@ -39,6 +39,7 @@ def test_histograms_of_different_bounds_do_not_add():
         Histogram((1.0,), (1, 1)) + Histogram((2.0,), (1, 1))
 
 
+@settings(deadline=None)
 @given(counts, counts)
 def test_addition_has_a_zero_and_adds_totals(first, second):
     assert first + Histogram() == first == Histogram() + first

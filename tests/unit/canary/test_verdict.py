@@ -27,7 +27,7 @@ def rollout(windows, limits=DEMO):
     """The verdict after each window."""
     evidence, verdicts = Evidence(), []
     for window in windows:
-        evidence = evidence.add(window, quantile=limits.latency_quantile, ratio=limits.latency_ratio)
+        evidence = evidence.add(window, limits.slow)
         verdicts.append(judge(evidence, limits))
     return verdicts
 
@@ -52,7 +52,7 @@ def test_no_data_on_the_canary_always_holds(seen):
 def test_a_verdict_survives_json(seen):
     evidence = Evidence()
     for window in seen:
-        evidence = evidence.add(window, quantile=0.95, ratio=1.5)
+        evidence = evidence.add(window, DEMO.slow)
     again = Evidence.from_json(json.loads(json.dumps(evidence.to_json())))
     assert again == evidence
     assert judge(again, DEMO) == judge(evidence, DEMO)
@@ -105,6 +105,14 @@ def test_a_canary_between_the_margins_is_not_rolled_back_for_latency():
     assert first(rollout([Window(canary=side(50, 0, bucket=3), stable=side(50))] * 60), Outcome.ROLL_BACK) is None
 
 
+def test_a_difference_below_the_latency_floor_is_no_harm():
+    """Four times slower, but by less than 50 ms: too little for anybody to suffer."""
+    lenient = Limits(floor=0.01, latency_floor_seconds=0.05)
+    seen = [Window(canary=side(50, 0, bucket=3), stable=side(50, 0, bucket=1))] * 30
+    assert first(rollout(seen), Outcome.ROLL_BACK) is not None
+    assert first(rollout(seen, lenient), Outcome.ROLL_BACK) is None
+
+
 def test_latency_above_the_last_bucket_holds_and_says_so():
     verdict = rollout([Window(canary=side(500, 0, bucket=9), stable=side(500, 0, bucket=9))] * 5)[-1]
     assert verdict.outcome is Outcome.HOLD
@@ -121,7 +129,7 @@ def test_a_catastrophe_needs_one_look_and_a_healthy_stable_side():
 def test_a_long_rollout_keeps_a_bounded_number_of_looks():
     evidence = Evidence()
     for _ in range(MOST_LOOKS + 5):
-        evidence = evidence.add(Window(canary=side(3, 1), stable=side(7)), quantile=0.95, ratio=1.5)
+        evidence = evidence.add(Window(canary=side(3, 1), stable=side(7)), DEMO.slow)
     assert len(evidence.errors) <= MOST_LOOKS
     assert sum(look.canary_n for look in evidence.errors) == evidence.totals.canary.requests
 

@@ -5,7 +5,7 @@ import itertools
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_lifecycle.canary.snapshot import Counters, Gap, Snapshot
@@ -204,6 +204,7 @@ def test_the_first_decision_stands():
     assert state().decide(Decision.PROMOTED, "a").decide(Decision.ROLLED_BACK, "b").reason == "a"
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 30), st.sampled_from([0.0, 0.05, 0.5]))
 def test_a_killed_rollout_reaches_the_same_end(killed_after, errors):
     """Through JSON at one look or at none: the same state."""
