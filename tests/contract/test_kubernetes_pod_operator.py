@@ -46,6 +46,11 @@ def pod(stand_in):
     )
 
 
+def wait_for_watch(stand_in):
+    while not stand_in.faults.count("GET", "/events$"):
+        time.sleep(0.05)
+
+
 def run(stand_in, lines=("one", "two"), exit_code=0):
     """The pod's life, as a kubelet reports it."""
     store = stand_in.store
@@ -103,8 +108,7 @@ async def test_the_triggers_calls(stand_in, manager, pod):
 
     stand_in.faults.clear()
     watching = asyncio.create_task(watch())
-    while not stand_in.faults.count("GET", "/events$"):
-        await asyncio.sleep(0.05)
+    await asyncio.to_thread(wait_for_watch, stand_in)
     await asyncio.to_thread(run, stand_in, ("checked",), 3)
     assert (await hook.get_pod("smoke", "models")).status.phase == "Failed"
     logs = await hook.read_logs("smoke", "models", container_name="base")
