@@ -24,7 +24,8 @@ EXECUTOR_ENVIRONMENT = "spark.executorEnv."
 # Properties that address YARN or the cluster's layout; one machine has neither.
 NOT_HERE = ("spark.yarn.", "spark.submit.", "spark.master", "spark.dynamicAllocation.")
 # Whatever a driver starts inherits this variable, in whatever session it goes: that is how all of it is found.
-CONTAINER = "CONTAINER_ID"
+# (Not YARN's own CONTAINER_ID, by which Spark would believe itself on YARN.)
+CONTAINER = "DATAPROC_JOB_ID"
 KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
 
 
