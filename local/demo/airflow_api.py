@@ -85,12 +85,12 @@ class AirflowApi:
         ]
         return sorted(found, key=lambda task: task.started)
 
-    def result(self, dag: str, run: str, task: str, index: int = -1, key: str = "return_value") -> Any:
-        """What a task returned; None if it returned nothing."""
-        path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{task}/xcomEntries/{key}"
+    def result(self, dag: str, run: str, task: str, index: int = -1) -> Any:
+        """What a task returned; StackError if it returned nothing."""
+        path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{task}/xcomEntries/return_value"
         answer = self._client.get(path, params={"map_index": index, "deserialize": False, "stringify": False})
         if answer.status_code == httpx.codes.NOT_FOUND:
-            return None
+            raise StackError(f"{task} of {dag} returned nothing: see the run {run}")
         return answer.raise_for_status().json()["value"]
 
     def error(self, dag: str, run: str, task: TaskState) -> str:

@@ -95,9 +95,7 @@ class Story:
                 watch()
 
         follow(self._api, self._narrator, "roll_out_model", run, timeout=600, may_fail=may_fail, watch=seen)
-        training.rollout = self._api.result("roll_out_model", run, "roll_out.close", index=0) or {}
-        if not training.rollout:
-            raise StackError(f"the rollout of version {training.version} left no report: see {self._layout.logs}")
+        training.rollout = self._api.result("roll_out_model", run, "roll_out.close", index=0)
         outcome = training.rollout["outcome"].replace("_", " ")
         self._narrator.say(f"[bold]version {training.version} {outcome}[/bold]: {training.rollout['reason']}")
 
@@ -155,7 +153,7 @@ class Story:
 
         follow(self._api, self._narrator, "scale_replicas", run, timeout=300, watch=watch)
         self._api.pause("scale_replicas", paused=True)
-        decisions = self._api.result("scale_replicas", run, "scale_replicas") or []
+        decisions = self._api.result("scale_replicas", run, "scale_replicas")
         for decision in decisions:
             if decision["written"] and decision["desired"] != decision["replicas"]:
                 seconds = (datetime.fromisoformat(decision["at"]) - began_at).total_seconds()

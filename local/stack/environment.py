@@ -81,13 +81,13 @@ def settings(layout: Layout, environment_archive: Path | None) -> dict[str, Any]
     }
 
 
-def airflow_configuration(layout: Layout) -> dict[str, str]:
+def airflow_configuration(layout: Layout, dags: Path, plugins: Path, *, deferrable: bool) -> dict[str, str]:
     """Airflow on SQLite, on loopback, without a login, started by four processes of ours."""
     airflow = layout.url("airflow")
     return {
         "AIRFLOW_HOME": str(layout.airflow_home),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
-        "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(plugins),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
@@ -100,7 +100,7 @@ def airflow_configuration(layout: Layout) -> dict[str, str]:
         "AIRFLOW__API__EXPOSE_CONFIG": "False",
         "AIRFLOW__API_AUTH__JWT_SECRET": _kept_secret(layout, "jwt"),
         "AIRFLOW__CORE__HOSTNAME_CALLABLE": "airflow.utils.net.get_host_ip_address",
-        "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE": "True",
+        "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE": str(deferrable),
         "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
         "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "2",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120",

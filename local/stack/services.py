@@ -25,6 +25,7 @@ class Service:
     url: str = ""
     environment: dict[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    folder: Path = REPOSITORY
     timeout: float = 90
 
 
@@ -81,7 +82,7 @@ def stand_ins(layout: Layout) -> Iterator[Service]:
 
 
 def airflow(layout: Layout, environment: dict[str, str]) -> Iterator[Service]:
-    """Airflow's own processes."""
+    """Airflow's own processes, started where the checkout is on no path but those that the configuration names."""
     program = str(VENV / "airflow")
     url = layout.url("airflow")
     yield Service(
@@ -90,6 +91,7 @@ def airflow(layout: Layout, environment: dict[str, str]) -> Iterator[Service]:
         _answers(f"{url}/api/v2/version"),
         url=url,
         environment=environment,
+        folder=layout.state,
         timeout=120,
     )
     # The API server reads the tasks' log files itself: no further server, which would listen on every address.
@@ -98,7 +100,9 @@ def airflow(layout: Layout, environment: dict[str, str]) -> Iterator[Service]:
         ("dag-processor", []),
         ("triggerer", ["--skip-serve-logs"]),
     ):
-        yield Service(f"airflow-{name}", [program, name, *options], lambda: True, environment=environment)
+        yield Service(
+            f"airflow-{name}", [program, name, *options], lambda: True, environment=environment, folder=layout.state
+        )
 
 
 def _answers(url: str) -> Callable[[], bool]:

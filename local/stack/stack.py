@@ -32,10 +32,21 @@ Progress = Callable[[str], None]
 
 
 class Stack:
-    """Everything that runs on the laptop for one state folder."""
+    """Everything that runs on the laptop for one state folder.
 
-    def __init__(self, layout: Layout | None = None) -> None:
+    `dags` and `plugins` are what Airflow loads: the checkout's, or a bundle's; `deferrable` is Airflow's default.
+    """
+
+    def __init__(
+        self,
+        layout: Layout | None = None,
+        *,
+        dags: Path = REPOSITORY / "dags",
+        plugins: Path = REPOSITORY / "plugins",
+        deferrable: bool = True,
+    ) -> None:
         self.layout = layout or Layout.default()
+        self._dags, self._plugins, self._deferrable = dags, plugins, deferrable
         self.processes = Processes(self.layout.processes)
 
     def up(self, progress: Progress = print, *, with_airflow: bool = True) -> None:
@@ -113,7 +124,7 @@ class Stack:
         progress("starting " + ", ".join(service.name for service in stand_ins(self.layout)))
         archive = build_environment_archive(self.layout.state / "environment")
         variables = {
-            **airflow_configuration(self.layout),
+            **airflow_configuration(self.layout, self._dags, self._plugins, deferrable=self._deferrable),
             **connections(self.layout, self.kubeconfig),
             "AIRFLOW_VAR_ML_LIFECYCLE": json.dumps(settings(self.layout, archive)),
         }
@@ -142,7 +153,7 @@ class Stack:
                 service.command,
                 environment={**environment, **service.environment},
                 log=self.layout.logs / f"{service.name}.log",
-                folder=REPOSITORY,
+                folder=service.folder,
                 url=service.url,
             )
         for service in services:
