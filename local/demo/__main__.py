@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from types import FrameType
 
@@ -39,6 +40,13 @@ def main() -> int:
                 stack.down()
     except StackError as error:
         narrator.console.print(f"\n[red]The demo failed:[/red] {error}\nLogs: {stack.layout.logs}", soft_wrap=True)
+        return 1
+    except Exception as error:  # whatever it was, the newcomer gets one sentence and the log gets the rest
+        log = stack.layout.logs / "demo.log"
+        log.write_text(traceback.format_exc())
+        narrator.console.print(
+            f"\n[red]The demo failed:[/red] {type(error).__name__}: {error}\nLog: {log}", soft_wrap=True
+        )
         return 1
     except KeyboardInterrupt:
         narrator.console.print("\nstopped; nothing is left running")
