@@ -132,6 +132,7 @@ class Driver:
     def _spark_submit(self, python_files: Sequence[str]) -> list[str]:
         command = [str(_spark_home() / "bin" / "spark-submit"), "--master", self._master()]
         settings = {
+            "spark.log.level": "WARN",
             "spark.ui.enabled": "false",
             "spark.ui.showConsoleProgress": "false",
             "spark.driver.bindAddress": "127.0.0.1",

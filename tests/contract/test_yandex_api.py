@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -350,6 +351,22 @@ def test_the_command_serves_tells_and_takes_its_jobs_along(tmp_path):
         finally:
             server.send_signal(signal.SIGTERM)
             assert server.wait(timeout=20) == 0
+
+
+def test_jobs_that_outlived_a_killed_stand_in_are_ended_by_the_next_one(tmp_path):
+    state = tmp_path / "yandex"
+    (state / "jobs" / "c9q1").mkdir(parents=True)
+    left_behind, of_another = (
+        subprocess.Popen(["sleep", "600"], env={**os.environ, "DATAPROC_JOB_ID": job}) for job in ("c9q1", "c9q2")
+    )
+    try:
+        with served(tmp_path):
+            assert left_behind.wait(timeout=10) == -signal.SIGKILL
+            assert of_another.poll() is None
+    finally:
+        for process in (left_behind, of_another):
+            process.kill()
+            process.wait()
 
 
 def post(url, document):

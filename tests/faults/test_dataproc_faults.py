@@ -21,7 +21,7 @@ import pytest
 from ml_lifecycle.dataproc import client as dataproc_client
 from ml_lifecycle.dataproc import operators
 from ml_lifecycle.dataproc.client import BackOff
-from ml_lifecycle.dataproc.exceptions import ClusterFailedError, ClusterNotDeletedError
+from ml_lifecycle.dataproc.exceptions import ClusterFailedError, ClusterNotDeletedError, SweepError
 from tests.unit.dataproc.simulated_run import (
     ENDLESS_JOB,
     GOOD_JOB,
@@ -248,6 +248,25 @@ def test_a_deletion_that_never_succeeds_fails_the_run_and_the_sweep_finishes_it(
     assert run.name in sweep()["deleted"]
     assert_clean(cloud)
     table.append(("deletion never accepted", "1", "the run fails; the sweep deletes the cluster"))
+
+
+def test_a_sweep_whose_deletions_operation_fails_asks_again(cloud, run):
+    run.submit(time_to_live_hours=1e-6)
+    cloud.faults.add(method="ClusterService.Delete", after_id=True, code="INTERNAL")
+    assert sweep()["deleted"] == [run.name]
+    assert_clean(cloud)
+
+
+def test_one_cluster_that_cannot_be_deleted_does_not_keep_the_others(cloud, run, tmp_path):
+    other = SimulatedRun(cloud, tmp_path, "another run")
+    run.submit(time_to_live_hours=1e-6)
+    other.submit(time_to_live_hours=1e-6)
+    cloud.faults.add(method="ClusterService.Delete", code="PERMISSION_DENIED")
+    with pytest.raises(SweepError, match="costs money"):
+        sweep()
+    assert len([found for found in cloud.history() if found["status"] != "DELETED"]) == 1
+    assert len(sweep()["deleted"]) == 1
+    assert_clean(cloud)
 
 
 def test_a_permission_lost_before_the_deletion_is_said_at_once(cloud, run):
