@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -23,6 +24,8 @@ from local.kubernetes.logs import LogOptions, log_path, read_log
 from local.kubernetes.store import Manifest, Store, Subscription
 from ml_lifecycle.kubernetes.exceptions import ExpiredError, InvalidError, KubernetesError, NotFoundError
 from ml_lifecycle.kubernetes.resource import POD, ResourceKind
+
+logger = logging.getLogger(__name__)
 
 _PATH = re.compile(
     r"/(?:api|apis/(?P<group>[^/]+))/(?P<version>v[^/]+)"
@@ -55,7 +58,8 @@ class Server:
         """Serves on loopback for as long as the block lasts; yields the port."""
         app = web.Application(middlewares=[self._guard], client_max_size=_LARGEST_BODY)
         app.router.add_route("*", "/{path:.*}", self._route)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+        # A watcher that goes away ends its watch at once.
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5, handler_cancellation=True)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", port, reuse_address=True)
         await site.start()
@@ -88,6 +92,7 @@ class Server:
         except KubernetesError as error:
             return _status_response(error)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
+            logger.exception("%s %s", request.method, request.path)
             return _status_response(KubernetesError(f"{error!r}", status=400, reason="BadRequest"))
 
     async def _fail(self, request: web.Request, handler: Handler, fault: Fault) -> web.StreamResponse:
