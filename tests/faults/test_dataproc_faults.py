@@ -149,6 +149,7 @@ CASES = [
     Case("job refused: quota", ({"method": "JobService.Create", "code": "RESOURCE_EXHAUSTED"},), "quota", 1, 0),
     Case("job's answer is lost", ({"method": "JobService.Create", "lost_response": True},), None, 1, 1),
     Case("UNAVAILABLE storm while the job runs", (refusal("JobService.Get", "UNAVAILABLE", times=6),), None, 1, 1),
+    Case("the job's log cannot be read", (refusal("JobService.ListLog", "NOT_FOUND", times=99),), None, 1, 1),
     Case(
         "job ends in ERROR, its operation is clean",
         ({"method": "JobService.Create", "clean_operation": True},),

@@ -15,7 +15,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from ml_lifecycle.dataproc.cluster import ClusterStatus
 from ml_lifecycle.dataproc.driver_log import DriverLog
-from ml_lifecycle.dataproc.exceptions import NotFoundError
+from ml_lifecycle.dataproc.exceptions import ApiError, NotFoundError
 from ml_lifecycle.dataproc.job import Job
 
 if TYPE_CHECKING:
@@ -203,10 +203,14 @@ class JobEndedTrigger(DataprocTrigger):
             while True:
                 try:
                     job = await client.get_job(self.cluster_id, self.job_id)
-                    await self._follow_log(client, ended=job.status.ended)
                 except NotFoundError as error:
                     yield self._event("gone", None, str(error))
                     return
+                try:
+                    await self._follow_log(client, ended=job.status.ended)
+                except ApiError as error:
+                    # A log that cannot be read (yet) decides nothing about the job.
+                    self.log.warning("%s: no log: %s", self.job_name, error)
                 status = "ended" if job.status.ended else await self._overdue()
                 if status:
                     yield self._event(status, job, await self._operation_error(client) if status == "ended" else "")
