@@ -85,7 +85,7 @@ def test_a_logged_model_is_the_source_of_a_version(
     made = tracking.register_version("logged", run_id=run_id, source=logged.model_uri, tags={})
 
     found = tracking._client.get_model_version("logged", made.version)
-    assert (found.model_id, made.run_id) == (logged.model_id, run_id)
+    assert (found.source, made.run_id) == (f"models:/{logged.model_id}", run_id)
 
 
 def test_aliases_move(tracking: TrackingClient) -> None:
