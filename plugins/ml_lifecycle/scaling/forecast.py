@@ -36,8 +36,10 @@ OFFSET = 0.1  # replicas; keeps the logarithm of an idle service finite
 LONGEST_GROWTH = float(np.log(3.0))  # no forecast says more than threefold
 CALIBRATION_POINTS = 720  # residuals that the quantile is taken from
 ENOUGH_FOR_QUANTILE = 100  # below it: the normal quantile of the median absolute residual
-ORIGINS_FOR_ANY = 6  # finished forecasts without which nothing is trusted
-ORIGINS_FOR_RIDGE = 10  # times the horizon, since forecasts of one horizon overlap
+FEWEST_ORIGINS = 6  # finished forecasts without which nothing is trusted
+# Forecasts that overlap tell little more than one: these count in horizons.
+HORIZONS_FOR_ANY = 2
+HORIZONS_FOR_RIDGE = 10
 SIGNIFICANT_SLOPE = 2.0  # standard errors
 VOLATILITY_STEPS = 6
 PENALTY = 1.0  # of the ridge, times the horizon, in samples
@@ -119,7 +121,7 @@ def _forecast_batch(
     loss = torch.stack(
         [_loss(error, above, known, decay, quantile) for error, above in zip(residual, margin, strict=True)]
     ).squeeze(-1)  # [model, series]
-    loss[2] = torch.where(origins.squeeze(-1) >= ORIGINS_FOR_RIDGE * horizon, loss[2], torch.inf)
+    loss[2] = torch.where(origins.squeeze(-1) >= HORIZONS_FOR_RIDGE * horizon, loss[2], torch.inf)
     # A rise that has just begun has no past to be proven on, and waiting for the proof would be too late.
     rising = trend[:, -1] > margin[0, :, -1]
     loss[1] = torch.where(rising, (1 - BENEFIT_OF_DOUBT) * loss[1], loss[1])
@@ -139,20 +141,27 @@ def _forecast_batch(
         best.tolist(),
         skill.tolist(),
         origins.squeeze(-1).tolist(),
+        rising.tolist(),
         strict=True,
     )
-    return [_answer(*result) for result in results]
+    needed = max(FEWEST_ORIGINS, HORIZONS_FOR_ANY * horizon)
+    return [_answer(*result, rising=up, needed=needed) for *result, up in results]
 
 
-def _answer(expected: float, peak: float, recent: float, best: int, skill: float, origins: int) -> Forecast:
+def _answer(
+    expected: float, peak: float, recent: float, best: int, skill: float, origins: int, *, rising: bool, needed: int
+) -> Forecast:
     peak = max(peak, expected)
     trusted = False
     if not np.isfinite(peak):
         reason = "no sample now: nothing to forecast from"
-    elif origins < ORIGINS_FOR_ANY:
-        reason = f"history too short: {origins} finished forecasts, {ORIGINS_FOR_ANY} are needed"
+    elif origins < needed:
+        reason = f"history too short: {origins} finished forecasts, {needed} are needed"
     elif best == 0 or skill < SKILL:
         reason = "no model beats the load's last value: acting on the load alone"
+    elif best == 1 and rising:
+        trusted = True
+        reason = "the load rises beyond its noise: its trend is followed"
     else:
         trusted = True
         reason = f"{MODELS[best]} misses {skill:.0%} less than the load's last value"

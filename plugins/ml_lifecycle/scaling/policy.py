@@ -5,7 +5,7 @@
     up      to wanted rounded up, at most by the pace of scaling up; without tolerance, since a forecast that is
             right and ignored is a violation
     down    if wanted < current * (1 - tolerance), on fresh and nearly complete data only, never below the highest
-            need of the stabilisation window, at most by the pace of scaling down
+            need of the stabilisation window, not within it after replicas were added, at most by the pace
     always  within [minReplicas, maxReplicas]
 
 Missing, stale or NaN data never takes a replica away.
@@ -71,6 +71,7 @@ class Observation:
     forecast: Forecast | None = None
     period: Period | None = None
     ceiling: int | None = None  # the target's own limit
+    scaled_up_at: float | None = None  # Unix seconds; the last change, where it added replicas
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def plan(spec: ScalerSpec, observed: Observation, now: float) -> Plan:
     predicted = None
     if forecast is not None:
         predicted = _clamp(_replicas(forecast.peak / spec.load_per_replica), spec, observed.ceiling)
-    wanted, cause, reason = _wanted(spec, observed, forecast)
+    wanted, cause, reason = _wanted(spec, observed, forecast, now)
     if cause in {Cause.OFF, Cause.ZERO}:
         current = observed.replicas
         return Plan(current, current, predicted, cause, Limit.NONE, reason, observed.period)
@@ -110,7 +111,7 @@ def _trusted(spec: ScalerSpec, forecast: Forecast | None) -> Forecast | None:
     return forecast
 
 
-def _wanted(spec: ScalerSpec, observed: Observation, trusted: Forecast | None) -> tuple[int, Cause, str]:
+def _wanted(spec: ScalerSpec, observed: Observation, trusted: Forecast | None, now: float) -> tuple[int, Cause, str]:
     """Replicas before any limit, and why."""
     current, load = observed.replicas, observed.load
     if spec.mode == "off":
@@ -127,8 +128,16 @@ def _wanted(spec: ScalerSpec, observed: Observation, trusted: Forecast | None) -
         ahead = trusted is not None and need > load and _replicas(load / spec.load_per_replica) < _replicas(ratio)
         return _replicas(ratio), Cause.FORECAST if ahead else Cause.LOAD, f"{said}; {carries}"
     if ratio < current * (1 - spec.tolerance) and _replicas(ratio) < current:
+        since = now - observed.scaled_up_at if observed.scaled_up_at is not None else math.inf
+        if since < spec.behavior.scale_down.stabilization_window_seconds:
+            # Also where the forecast that asked for them is no longer trusted.
+            return current, Cause.STABILIZING, f"{said}; replicas were added {since:.0f} s ago, so it waits"
         return _less(observed, trusted, spec, ratio, f"{said}; {carries}")
-    return current, Cause.STEADY, f"{said}: {current} replica{'s' if current > 1 else ''} carry it"
+    return (
+        current,
+        Cause.STEADY,
+        f"{said}: {current} replicas carry it" if current > 1 else f"{said}: 1 replica carries it",
+    )
 
 
 def _less(

@@ -25,7 +25,7 @@ from ml_lifecycle.scaling.history import History, on_grid
 from ml_lifecycle.scaling.policy import Observation, plan
 from ml_lifecycle.scaling.queries import LoadQuery, ScalerKey, load_queries
 from ml_lifecycle.scaling.resource import FINALIZER, INFERENCE_SERVICE_KIND, Scaler, ScalerSpec
-from ml_lifecycle.scaling.status import Findings, build_status, read_period
+from ml_lifecycle.scaling.status import Findings, build_status, read_period, read_scaled_up_at
 
 if TYPE_CHECKING:
     from ml_lifecycle.kubernetes.client import KubernetesClient
@@ -182,6 +182,7 @@ class _Pass:
             forecast=predicted,
             period=read_period(scaler.status),
             ceiling=target.ceiling,
+            scaled_up_at=read_scaled_up_at(scaler.status),
         )
         return Findings(
             plan=plan(spec, observed, self._now.timestamp()),

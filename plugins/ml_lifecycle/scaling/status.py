@@ -60,6 +60,13 @@ def read_period(status: Mapping[str, Any]) -> Period | None:
     return Period(up=period["direction"] == "Up", start=start, replicas=int(period["replicas"]))
 
 
+def read_scaled_up_at(status: Mapping[str, Any]) -> float | None:
+    """When the last change added replicas (Unix seconds); None if it took some away or there was none."""
+    if "lastScaleTime" not in status or status.get("scalingPeriod", {}).get("direction") != "Up":
+        return None
+    return datetime.fromisoformat(status["lastScaleTime"]).timestamp()
+
+
 def build_status(scaler: Scaler, found: Findings, now: datetime) -> dict[str, Any]:
     """The whole status object; a condition keeps its transition time while its status does not change."""
     status: dict[str, Any] = {

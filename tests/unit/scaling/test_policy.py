@@ -122,6 +122,14 @@ def test_scaling_down_remembers_the_window() -> None:
     assert forecast.desired == 4
 
 
+def test_what_was_just_added_stays_for_the_window() -> None:
+    """Even where the forecast that asked for it is no longer trusted."""
+    seen = observed(replicas=5, load=30)
+    waiting = plan(spec(), dataclasses.replace(seen, scaled_up_at=NOW - 59), NOW)
+    assert (waiting.desired, waiting.cause) == (5, Cause.STABILIZING)
+    assert plan(spec(), dataclasses.replace(seen, scaled_up_at=NOW - 61), NOW).desired == 1
+
+
 def test_scaling_down_has_a_pace() -> None:
     rules = spec(behavior={"scaleDown": {"maxPercent": 10, "maxPods": 1, "stabilizationWindowSeconds": 0}})
     decided = plan(rules, observed(replicas=10, load=30), NOW)
