@@ -12,7 +12,7 @@ SMOKE_TEST = """
 import pathlib, sys
 golden = sys.argv[sys.argv.index("--golden") + 1]
 print("asking", *sys.argv[1:], pathlib.Path(golden).read_text(), flush=True)
-sys.exit("wrong answers" if "wrong" in sys.argv[sys.argv.index("--model") + 1] else 0)
+sys.exit("wrong answers" if "wrong" in pathlib.Path(golden).read_text() else 0)
 """
 
 pytestmark = pytest.mark.slow
@@ -78,3 +78,20 @@ def test_first_version_then_canary_then_roll_back(cluster, registry, run_dag, st
     assert registry.find_alias(MODEL, "live").version == "2"
     assert registry.find_alias(MODEL, "champion").version == "2"
     assert cluster.is_clean()
+
+    (cluster.lake / "models" / MODEL / "3" / "golden.json").write_text('{"cases": ["wrong"]}')
+    fourth = run_dag("roll_out_model.py", "roll_out_model", {"model": MODEL, "version": "3"})
+    ended = states(fourth)
+    assert (ended["roll_out.smoke_test[0]"], ended["roll_out.canary[0]"]) == ("failed", "upstream_failed")
+    assert "smoke test" in xcom(fourth, "roll_out.close", map_index=0)["reason"]
+    assert not any(cluster.traffic.served["digits-predictor-00005"])
+    assert cluster.is_clean()
+
+
+def test_what_cannot_be_rolled_out_is_refused_before_anything_is_changed(cluster, registry, run_dag, states, xcom):
+    (cluster.lake / "models" / MODEL / "2" / "model.onnx").unlink()
+    run = run_dag("roll_out_model.py", "roll_out_model", {"model": MODEL, "version": "2"})
+    ended = states(run)
+    assert (run.state, ended["roll_out.open[0]"], ended["roll_out.close[0]"]) == ("failed", "failed", "success")
+    assert xcom(run, "roll_out.close", map_index=0)["outcome"] == "not_opened"
+    assert (cluster.service, cluster.lease) == (None, None)

@@ -67,8 +67,10 @@ def next_move(plan: Plan, position: Position, verdict: Verdict, now: float) -> t
 
 
 def _waiting_for(plan: Plan, position: Position, now: float) -> str:
-    if now - position.step_since < plan.dwell_seconds:
-        return f"{position.step_since + plan.dwell_seconds - now:.0f} s left of this step"
+    left = position.step_since + plan.dwell_seconds - now
+    # A look that comes a moment early must not cost the step another whole look.
+    if left > plan.look_seconds / 4:
+        return f"{left:.0f} s left of this step"
     if position.step_requests < plan.min_requests:
         return f"{position.step_requests} of at least {plan.min_requests} requests on this step"
     return ""

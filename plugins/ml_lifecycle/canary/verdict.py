@@ -166,11 +166,11 @@ def _compare(
     more = ratio_evidence(canary_n, canary_e, stable_n, stable_e, ratio=1.0, direction=1)
     less = ratio_evidence(canary_n, canary_e, stable_n, stable_e, ratio=margin, direction=-1)
     below = floor_evidence(canary_n, canary_e, floor=floor)
-    clear = math.log(2 / limits.beta)
+    enough = math.log(2 / limits.beta)
     numbers = {
         "harm": float(more[-1]) / math.log(_METRICS / limits.alpha),
-        "ratio": float(less[-1]) / clear,
-        "floor": float(below[-1]) / clear if floor > 0 else 0.0,
+        "ratio": float(less[-1]) / enough,
+        "floor": float(below[-1]) / enough if floor > 0 else 0.0,
     }
     worse = canary_e.sum() * stable_n.sum() > stable_e.sum() * canary_n.sum()
     better = canary_e.sum() * stable_n.sum() < margin * stable_e.sum() * canary_n.sum()
@@ -178,7 +178,6 @@ def _compare(
         return MetricVerdict(name, Outcome.ROLL_BACK, f"{name}: {seen}", numbers)
     if numbers["floor"] >= 1 or (numbers["ratio"] >= 1 and better):
         return MetricVerdict(name, Outcome.PROMOTE, f"{name}: {seen}", numbers)
-    progress = max(numbers["ratio"], numbers["floor"], 0.0)
-    return MetricVerdict(
-        name, Outcome.HOLD, f"{name}: undecided, {seen}, {progress:.0%} of the evidence needed", numbers
-    )
+    clear_by, harm_by = max(numbers["ratio"], numbers["floor"], 0.0), max(numbers["harm"], 0.0)
+    undecided = f"{name}: undecided, {seen} ({clear_by:.0%} of the evidence for it, {harm_by:.0%} against it)"
+    return MetricVerdict(name, Outcome.HOLD, undecided, numbers)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException
@@ -12,10 +13,14 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.configuration import conf
 
 from ml_lifecycle.exceptions import LifecycleError
-from ml_lifecycle.kserve.exceptions import RolloutError, RolloutRefusedError, RolloutStuckError
+from ml_lifecycle.kserve.exceptions import (
+    RolloutError,
+    RolloutInterruptedError,
+    RolloutRefusedError,
+    RolloutStuckError,
+)
 from ml_lifecycle.kserve.triggers import CanaryTrigger, CloseTrigger, Event, RevisionReadyTrigger, RolloutTrigger
-from ml_lifecycle.kubernetes.exceptions import LeaseHeldError
-from ml_lifecycle.params import refusing
+from ml_lifecycle.kubernetes.exceptions import LeaseHeldError, LeaseLostError
 
 if TYPE_CHECKING:
     from ml_lifecycle.kserve.client import RolloutClient
@@ -84,7 +89,7 @@ class OpenRolloutOperator(RolloutOperator):
 
     def execute(self, context: Mapping[str, Any]) -> Any:
         """Opens, then waits."""
-        with refusing():
+        with _refusing():
             request = self.request()
             golden = _golden(request)
             state = asyncio.run(_open(request, golden, holder(context)))
@@ -95,7 +100,7 @@ class OpenRolloutOperator(RolloutOperator):
 
     def resume(self, context: Mapping[str, Any], event: Event) -> dict[str, Any]:  # noqa: ARG002
         """The new revision's name and address."""
-        _fail_unless(event, "ready")
+        _check(event, "ready")
         self.log.info("revision %s is ready: %s", event["revision"], event["url"])
         return {key: event[key] for key in ("revision", "url", "kind")}
 
@@ -110,7 +115,7 @@ class CanaryOperator(RolloutOperator):
     def execute(self, context: Mapping[str, Any]) -> Any:
         """Begins, or goes on after a kill; says how many requests the verdict needs."""
         request = self.request()
-        with refusing():
+        with _refusing():
             state = asyncio.run(_begin(request, holder(context)))
         if state.decision is not None:
             return self.resume(context, {"status": "decided", "decision": str(state.decision), "reason": state.reason})
@@ -119,7 +124,7 @@ class CanaryOperator(RolloutOperator):
 
     def resume(self, context: Mapping[str, Any], event: Event) -> dict[str, Any]:  # noqa: ARG002
         """The decision."""
-        _fail_unless(event, "decided")
+        _check(event, "decided")
         if event["decision"] != "promoted":
             raise AirflowFailException(f"{event['decision']}: {event['reason']}")
         return {"decision": event["decision"], "reason": event["reason"]}
@@ -152,7 +157,8 @@ class CloseRolloutOperator(RolloutOperator):
             self.log.info("this run holds no rollout of %s: nothing to close", request.model)
             reason = "the rollout was refused or could not open: see the log of the task open"
             return {"model": request.model, "version": request.version, "outcome": "not_opened", "reason": reason}
-        _fail_unless(event, "closed", final=False)
+        if event["status"] != "closed":
+            raise RolloutError(event["reason"])
         report: dict[str, Any] = event["report"]
         self.log.info("%s version %s %s: %s", report["model"], report["version"], report["outcome"], report["reason"])
         return report
@@ -273,8 +279,19 @@ def _stable(state: RolloutState) -> str:
     return state.stable.version if state.stable else "none"
 
 
-def _fail_unless(event: Event, wanted: str, *, final: bool = True) -> None:
-    """Fails the task with the event's reason; `final` forbids a retry."""
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What no retry can mend fails the task at once."""
+    try:
+        yield
+    except (RolloutRefusedError, RolloutInterruptedError, LeaseHeldError, LeaseLostError) as error:
+        raise AirflowFailException(str(error)) from error
+
+
+def _check(event: Event, wanted: str) -> None:
+    """Fails the task with the event's reason where it is not `wanted`; only a transient one is tried again."""
     if event["status"] == wanted:
         return
-    raise AirflowFailException(event["reason"]) if final else RolloutError(event["reason"])
+    if event.get("transient"):
+        raise RolloutError(event["reason"])
+    raise AirflowFailException(event["reason"])

@@ -276,7 +276,14 @@ def _line(step: Step, verdict: Verdict, move: str) -> str:
 
 
 def _side(side: Side) -> str:
-    return f"{side.requests} requests, {side.errors} errors, p95 {1000 * side.latency.quantile(0.95):.0f} ms"
+    latency = _p95_ms(side)
+    p95 = "" if latency is None else f", p95 {latency:.0f} ms"
+    return f"{side.requests} requests, {side.errors} errors{p95}"
+
+
+def _p95_ms(side: Side) -> float | None:
+    latency = side.latency.quantile(0.95)
+    return None if math.isnan(latency) else round(1000 * latency, 1)
 
 
 def ended(state: RolloutState, service: Service | None, now: float) -> RolloutState:
@@ -412,9 +419,4 @@ def _step_report(step: Step) -> dict[str, Any]:
 
 
 def _side_report(side: Side) -> dict[str, Any]:
-    latency = side.latency.quantile(0.95)
-    return {
-        "requests": side.requests,
-        "errors": side.errors,
-        "p95_ms": None if math.isnan(latency) else round(1000 * latency, 1),
-    }
+    return {"requests": side.requests, "errors": side.errors, "p95_ms": _p95_ms(side)}

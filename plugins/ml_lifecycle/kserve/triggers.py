@@ -27,7 +27,8 @@ Event = dict[str, Any]
 class RolloutTrigger(BaseTrigger):
     """One service's rollout, held by `holder`; a subclass says what it does until its one event.
 
-    Events: `{"status": …}` and what the operator needs; every error of ours is `{"status": "failed", "reason"}`.
+    Events: `{"status": …}` and what the operator needs; every error of ours is `{"status": "failed", "reason"}`, with
+    `transient` where a later try of the task may succeed.
     """
 
     def __init__(
@@ -55,10 +56,13 @@ class RolloutTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """One event."""
         from ml_lifecycle.kserve.client import connect
+        from ml_lifecycle.kubernetes.exceptions import UnavailableError
 
         try:
             async with connect(self.kubernetes_conn_id, self.holder) as client:
                 event = await self.drive(client)
+        except UnavailableError as error:
+            event = {"status": "failed", "reason": str(error), "transient": True}
         except LifecycleError as error:
             event = {"status": "failed", "reason": str(error)}
         yield TriggerEvent(event)
