@@ -1,0 +1,100 @@
+"""The operators around the triggers: what they defer to, what they make of events, what they refuse."""
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+
+from ml_lifecycle.kserve import operators
+from ml_lifecycle.kserve.exceptions import RolloutError
+from ml_lifecycle.kserve.operators import CanaryOperator, CloseRolloutOperator, OpenRolloutOperator
+from ml_lifecycle.kserve.request import RolloutRequest
+from ml_lifecycle.kserve.smoke_test import SmokeTestOperator, arguments
+from ml_lifecycle.kserve.triggers import CloseTrigger
+from ml_lifecycle.settings import parse_settings
+from tests.unit.kserve.kserve_status import GOOD
+
+
+class Run:
+    dag_id, run_id = "roll_out_model", "manual"
+
+
+CONTEXT = {"dag_run": Run()}
+
+
+@pytest.fixture
+def rollout(tmp_path):
+    lake = f"file://{tmp_path}"
+    settings = parse_settings({"defaults": {"data_lake": lake}}, "digits", {"serving.ingress": "http://127.0.0.1:8081"})
+    return RolloutRequest.of(settings, version="2", storage_uri=f"{lake}/models/digits/2").to_json()
+
+
+def test_a_request_survives_json(rollout):
+    request = RolloutRequest.model_validate(rollout)
+    assert request.to_json() == rollout
+    assert (request.plan.canary_steps, request.lease_seconds) == ((10, 25, 50), 600)
+    assert request.limits.margin == 1.5
+
+
+def test_closing_defers_to_a_trigger_that_survives_its_serialisation(rollout):
+    operator = CloseRolloutOperator(task_id="close", rollout=rollout, deferrable=True)
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(CONTEXT)
+    path, given = deferred.value.trigger.serialize()
+    assert path == "ml_lifecycle.kserve.triggers.CloseTrigger"
+    assert given["holder"] == "roll_out_model/manual"
+    assert CloseTrigger(**given).serialize() == (path, given)
+    assert deferred.value.method_name == "resume"
+
+
+def test_without_the_triggerer_the_same_trigger_runs_in_the_task(rollout, monkeypatch):
+    async def first_event(trigger):
+        return {"status": "absent", "trigger": type(trigger)}
+
+    monkeypatch.setattr(operators, "_first_event", first_event)
+    report = CloseRolloutOperator(task_id="close", rollout=rollout, deferrable=False).execute(CONTEXT)
+    assert report["outcome"] == "not_opened"
+
+
+def test_missing_serving_files_are_refused_by_name(rollout, tmp_path):
+    folder = tmp_path / "models" / "digits" / "2"
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(b"onnx")
+    with pytest.raises(AirflowFailException, match=r"version 2 of 'digits' has no model\.json, golden\.json in file:"):
+        OpenRolloutOperator(task_id="open", rollout=rollout).execute(CONTEXT)
+
+
+def test_a_decision_other_than_promoted_fails_without_a_retry(rollout):
+    operator = CanaryOperator(task_id="canary", rollout=rollout)
+    promoted = {"status": "decided", "decision": "promoted", "reason": "clean"}
+    assert operator.resume(CONTEXT, promoted) == {"decision": "promoted", "reason": "clean"}
+    with pytest.raises(AirflowFailException, match="rolled_back: errors"):
+        operator.resume(CONTEXT, {"status": "decided", "decision": "rolled_back", "reason": "errors"})
+
+
+def test_only_what_may_pass_is_tried_again(rollout):
+    operator = OpenRolloutOperator(task_id="open", rollout=rollout)
+    with pytest.raises(AirflowFailException, match="never ready"):
+        operator.resume(CONTEXT, {"status": "failed", "reason": "never ready"})
+    with pytest.raises(RolloutError, match="no answer"):
+        operator.resume(CONTEXT, {"status": "failed", "reason": "no answer", "transient": True})
+
+
+def test_a_teardown_that_failed_is_tried_again(rollout):
+    with pytest.raises(RolloutError, match="stuck"):
+        CloseRolloutOperator(task_id="close", rollout=rollout).resume(CONTEXT, {"status": "failed", "reason": "stuck"})
+
+
+def test_the_smoke_test_asks_the_revision_by_way_of_the_ingress(rollout):
+    revision = {"revision": GOOD, "url": "http://latest-digits-predictor-models.localhost"}
+    operator = SmokeTestOperator(task_id="smoke_test", rollout=rollout, revision=revision)
+    operator._configure()
+    assert operator.arguments == [
+        *("--url", revision["url"], "--model", "digits", "--golden", "/golden/golden.json"),
+        *("--connect", "http://127.0.0.1:8081"),
+    ]
+    assert (operator.namespace, operator.image) == ("models", "ml-lifecycle/serving:1.0.0")
+    assert operator.volumes[0].config_map.name == "digits-golden-2"
+
+
+def test_without_an_ingress_the_address_must_resolve(rollout):
+    rollout["serving"]["ingress"] = None
+    assert "--connect" not in arguments(RolloutRequest.model_validate(rollout), "http://x")
