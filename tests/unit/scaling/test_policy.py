@@ -62,7 +62,7 @@ def test_never_down_on_missing_data(rules: ScalerSpec, seen: Observation) -> Non
 
 
 @given(specs(), observations(), loads, loads)
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_more_load_never_means_fewer_replicas(rules: ScalerSpec, seen: Observation, one: float, other: float) -> None:
     low, high = sorted((one, other))
     fewer, more = (plan(rules, dataclasses.replace(seen, load=load), NOW).desired for load in (low, high))
