@@ -17,6 +17,7 @@ from spark_jobs.lockbox import export_secret
 from spark_jobs.specification import parse
 
 Specification = TypeVar("Specification")
+LAST_LINES_SECONDS = 0.2
 
 
 def run_job(form: type[Specification], work: Callable[[Specification], dict[str, Any]]) -> NoReturn:
@@ -69,14 +70,16 @@ def _end(code: int) -> NoReturn:
     """End the process now.
 
     Spark's barrier stages and other libraries leave threads that keep a JVM or an interpreter alive. In client mode
-    the JVM must be told to exit; in cluster mode it must not, because YARN takes a System.exit before the driver's
-    end for a failure, and ends the JVM itself.
+    a JVM whose driver succeeded must be told to exit; after a failure spark-submit exits by itself. In cluster mode
+    it must not be told, because YARN takes a System.exit before the driver's end for a failure, and ends the JVM.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     spark = sys.modules.get("pyspark")
     context = spark.SparkContext._active_spark_context if spark else None  # noqa: SLF001
-    if context is not None and context.getConf().get("spark.submit.deployMode", "client") == "client":
+    if code == 0 and context is not None and context.getConf().get("spark.submit.deployMode", "client") == "client":
+        # The driver's last lines pass through the JVM.
+        time.sleep(LAST_LINES_SECONDS)
         # The JVM goes before it can answer, which Py4J takes for an error.
         with contextlib.suppress(Exception):
             context._gateway.jvm.java.lang.System.exit(code)  # noqa: SLF001

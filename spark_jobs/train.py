@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from spark_jobs.exceptions import GpuMissingError, JobError, TrainingError
+from spark_jobs import storage
+from spark_jobs.exceptions import GpuMissingError, TrainingError
 from spark_jobs.job import open_session, run_job, say
 from spark_jobs.specification import TrainSpecification, dump
 
@@ -16,7 +17,7 @@ SESSION = {
     # Barrier stages cannot wait for executors that come and go (SPARK-24942).
     "spark.dynamicAllocation.enabled": "false",
 }
-REASONS = tuple(f"{kind.__name__}: " for kind in JobError.__subclasses__())
+FAILURE = "failure.json"
 
 
 def train(specification: TrainSpecification) -> dict[str, Any]:
@@ -31,18 +32,34 @@ def train(specification: TrainSpecification) -> dict[str, Any]:
     threads = max(1, _cores() // specification.processes) if local else int(session.conf.get("spark.task.cpus", "1"))
     say(f"{specification.processes} processes of {threads} threads")
     distributor = TorchDistributor(num_processes=specification.processes, local_mode=local, use_gpu=specification.gpu)
+    storage.delete(storage.join(specification.checkpoint_uri, FAILURE))
     try:
         result: dict[str, Any] = distributor.run(train_process, dump(specification), threads)
-    except RuntimeError as error:
-        raise _explained(error) from error
+    except Exception as error:  # torchrun fails in one way, a barrier stage in others
+        raise _failure(specification, error) from error
     return result
 
 
 def train_process(specification_text: str, threads: int) -> dict[str, Any]:
-    """One training process; the driver itself has no need of torch, which takes seconds to import."""
+    """One training process, which leaves its reason behind when it fails.
+
+    The function travels to it by value, so it imports what it needs; and the driver is spared torch, which takes
+    seconds to import.
+    """
+    from spark_jobs import storage
+    from spark_jobs.exceptions import JobError
+    from spark_jobs.specification import TrainSpecification, parse
     from spark_jobs.training import run_process
 
-    return run_process(specification_text, threads)
+    try:
+        return run_process(specification_text, threads)
+    except Exception as error:
+        uri = storage.join(parse(TrainSpecification, specification_text).checkpoint_uri, "failure.json")
+        # The other processes fail when this one does, for no reason of their own.
+        if not storage.exists(uri):
+            reason = str(error) if isinstance(error, JobError) else f"{type(error).__name__}: {error}"
+            storage.write_json(uri, {"reason": reason})
+        raise
 
 
 def _local_paths() -> dict[str, str]:
@@ -68,14 +85,12 @@ def _require_gpus(session: Any, specification: TrainSpecification, *, local: boo
         )
 
 
-def _explained(error: RuntimeError) -> JobError:
-    """The reason that a training process gave, if it gave one, else all that torchrun printed."""
-    for line in str(error).splitlines():
-        start = line.find("spark_jobs.exceptions.")
-        text = line[start + len("spark_jobs.exceptions.") :]
-        if start >= 0 and text.startswith(REASONS):
-            return TrainingError(text)
-    return TrainingError(str(error))
+def _failure(specification: TrainSpecification, error: Exception) -> TrainingError:
+    """The reason that a training process left, because the distributor's own error says only that there is one."""
+    uri = storage.join(specification.checkpoint_uri, FAILURE)
+    if storage.exists(uri):
+        return TrainingError(storage.read_json(uri)["reason"])
+    return TrainingError(f"a training process ended without a reason; its output stands above: {error}")
 
 
 if __name__ == "__main__":
