@@ -112,6 +112,7 @@ def job(name: str, found: str = "{}") -> PysparkJobOperator:
         result_uri=f"{{{{ {result} }}}}",
         data_lake_conn_id=plan["data_lake_conn_id"],
         yandex_conn_id=plan["yandex_conn_id"],
+        poll_seconds=plan["poll_seconds"],
         timeout_minutes=plan["job_timeout_minutes"],
     )
 
@@ -228,6 +229,7 @@ with DAG(
         cluster_name=plan["cluster_name"],
         labels=plan["labels"],
         yandex_conn_id=plan["yandex_conn_id"],
+        poll_seconds=plan["poll_seconds"],
     )
     wait_for_cluster = WaitForClusterOperator(
         task_id="wait_for_cluster",
@@ -235,6 +237,7 @@ with DAG(
         operation_id=submit_cluster.output["operation_id"],
         timeout_minutes=plan["create_timeout_minutes"],
         yandex_conn_id=plan["yandex_conn_id"],
+        poll_seconds=plan["poll_seconds"],
     )
     ingest = job("ingest")
     train = job("train", "{'prepared_uri': ti.xcom_pull('ingest')['prepared_uri']}")
@@ -248,6 +251,7 @@ with DAG(
         cluster_name=plan["cluster_name"],
         folder_id=plan["folder_id"],
         yandex_conn_id=plan["yandex_conn_id"],
+        poll_seconds=plan["poll_seconds"],
         retries=3,
     )
     registered = register(plan, evaluate.output)

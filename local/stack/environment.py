@@ -60,6 +60,7 @@ def settings(layout: Layout, environment_archive: Path | None) -> dict[str, Any]
                 "create_timeout_minutes": 2,
                 "job_timeout_minutes": 15,
                 "time_to_live_hours": 1,
+                "poll_seconds": 1,
                 "environment": str(environment_archive) if environment_archive else None,
                 "secret_id": LOCKBOX_SECRET,
             },

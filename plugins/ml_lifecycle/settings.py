@@ -145,6 +145,7 @@ class Cluster(Section):
     deletion_protection: bool = Field(default=False, description="others cannot delete it; the teardown lifts it")
     create_timeout_minutes: float = Field(default=30, gt=0, description="a cluster not running by then is deleted")
     job_timeout_minutes: float = Field(default=240, gt=0, description="a job not ended by then is cancelled")
+    poll_seconds: Seconds = Field(default=10, description="time between two looks at a cluster or job")
     time_to_live_hours: float = Field(default=8, gt=0, description="clean_up deletes the cluster after this")
     environment: str | None = Field(
         default=None, description="packed Python environment (.tar.gz); a local path or a URI. None: the image's own"

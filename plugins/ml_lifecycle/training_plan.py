@@ -43,6 +43,7 @@ def plan_training(settings: Settings, run: TrainingRun) -> dict[str, Any]:
         "labels": {"model": settings.model},
         "create_timeout_minutes": settings.cluster.create_timeout_minutes,
         "job_timeout_minutes": settings.cluster.job_timeout_minutes,
+        "poll_seconds": settings.cluster.poll_seconds,
         "python_files": [spark_uri(join(run.job_code, JOB_ARCHIVE))],
         "results": Layout(settings.data_lake).results(key),
     }

@@ -101,7 +101,7 @@ class SubmitClusterOperator(DataprocOperator):
     :param labels: further labels, `model` for one; values are sanitised.
     """
 
-    template_fields: Sequence[str] = ("cluster", "cluster_name", "labels", "yandex_conn_id")
+    template_fields: Sequence[str] = ("cluster", "cluster_name", "labels", "yandex_conn_id", "poll_seconds")
     template_fields_renderers: ClassVar[dict[str, str]] = {"cluster": "json", "labels": "json"}
     operator_extra_links = (ClusterLink(),)
 
@@ -181,7 +181,7 @@ class WaitForClusterOperator(DataprocOperator):
     :param timeout_minutes: a cluster not running by then fails the task; its teardown deletes it.
     """
 
-    template_fields: Sequence[str] = ("cluster_id", "operation_id", "timeout_minutes", "yandex_conn_id")
+    template_fields: Sequence[str] = ("cluster_id", "operation_id", "timeout_minutes", "yandex_conn_id", "poll_seconds")
 
     def __init__(
         self, *, cluster_id: str, operation_id: str = "", timeout_minutes: float | str = 30.0, **kwargs: Any
@@ -237,6 +237,7 @@ class PysparkJobOperator(DataprocOperator):
         "data_lake_conn_id",
         "timeout_minutes",
         "yandex_conn_id",
+        "poll_seconds",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"args": "json", "properties": "json"}
     operator_extra_links = (ClusterLink(),)
@@ -398,7 +399,7 @@ class PysparkJobOperator(DataprocOperator):
 class CancelJobsOperator(DataprocOperator):
     """Cancels the live jobs of a cluster; returns the ids of those that were live. An absent cluster has none."""
 
-    template_fields: Sequence[str] = ("cluster_id", "yandex_conn_id")
+    template_fields: Sequence[str] = ("cluster_id", "yandex_conn_id", "poll_seconds")
 
     def __init__(self, *, cluster_id: str | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -425,7 +426,14 @@ class DeleteClusterOperator(DataprocOperator):
     :param timeout_minutes: how long a refused or slow deletion is tried again before ClusterNotDeletedError.
     """
 
-    template_fields: Sequence[str] = ("cluster_id", "cluster_name", "folder_id", "timeout_minutes", "yandex_conn_id")
+    template_fields: Sequence[str] = (
+        "cluster_id",
+        "cluster_name",
+        "folder_id",
+        "timeout_minutes",
+        "yandex_conn_id",
+        "poll_seconds",
+    )
 
     def __init__(
         self,
@@ -516,7 +524,7 @@ class SweepClustersOperator(DataprocOperator):
     :param dry_run: only say what would be deleted.
     """
 
-    template_fields: Sequence[str] = ("folder_id", "dry_run", "yandex_conn_id")
+    template_fields: Sequence[str] = ("folder_id", "dry_run", "yandex_conn_id", "poll_seconds")
 
     def __init__(
         self,
