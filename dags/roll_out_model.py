@@ -16,7 +16,7 @@ from ml_lifecycle.settings_variable import read_settings
 
 if TYPE_CHECKING:
     from ml_lifecycle.settings import Settings
-    from ml_lifecycle.tracking.client import ModelVersion
+    from ml_lifecycle.tracking.client import ModelVersion, TrackingClient
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +105,21 @@ def promoted_version(settings: Settings, version: str) -> ModelVersion:
     return found
 
 
+def move_aliases(tracking: TrackingClient, report: dict[str, Any]) -> None:
+    """`live` follows the promoted version; after a roll-back `champion` returns to `live`."""
+    from ml_lifecycle.tracking.client import CHAMPION, LIVE
+
+    model, version = report["model"], report["version"]
+    if report["outcome"] == "promoted":
+        tracking.set_alias(model, LIVE, version)
+    if report["outcome"] == "rolled_back":
+        champion, live = (tracking.find_alias(model, alias) for alias in (CHAMPION, LIVE))
+        # A newer champion, promoted meanwhile, keeps its name.
+        if champion and live and champion.version == version:
+            tracking.set_alias(model, CHAMPION, live.version)
+    tracking.tag_version(model, version, {"rollout": report["outcome"], "rollout.reason": report["reason"]})
+
+
 with DAG(
     "roll_out_model",
     schedule=[CHAMPION_MODEL],
@@ -140,17 +155,14 @@ with DAG(
         """Aliases follow what serves; fails with the reason where that is not the new version."""
         from airflow.providers.common.compat.sdk import AirflowFailException
 
-        from ml_lifecycle.tracking.client import CHAMPION, LIVE, connect
+        from ml_lifecycle.tracking.client import connect
 
-        model, version = report["model"], report["version"]
-        with connect(rollout["connections"]["tracking"]) as tracking:
-            if report["outcome"] == "promoted":
-                tracking.set_alias(model, LIVE, version)
-            elif report["outcome"] == "rolled_back" and (live := tracking.find_alias(model, LIVE)):
-                tracking.set_alias(model, CHAMPION, live.version)
-            tracking.tag_version(model, version, {"rollout": report["outcome"], "rollout.reason": report["reason"]})
-        if report["outcome"] != "promoted":
-            raise AirflowFailException(f"{model} version {version} {report['outcome']}: {report['reason']}")
+        model, version, outcome = report["model"], report["version"], report["outcome"]
+        if outcome != "not_opened":
+            with connect(rollout["connections"]["tracking"]) as tracking:
+                move_aliases(tracking, report)
+        if outcome != "promoted":
+            raise AirflowFailException(f"{model} version {version} {outcome.replace('_', ' ')}: {report['reason']}")
         event = ModelEvent(
             model=model, version=version, run_id=report["run_id"], storage_uri=report["storage_uri"]
         ).model_dump()

@@ -95,3 +95,9 @@ def test_what_cannot_be_rolled_out_is_refused_before_anything_is_changed(cluster
     assert (run.state, ended["roll_out.open[0]"], ended["roll_out.close[0]"]) == ("failed", "failed", "success")
     assert xcom(run, "roll_out.close", map_index=0)["outcome"] == "not_opened"
     assert (cluster.service, cluster.lease) == (None, None)
+
+
+def test_without_a_model_and_without_an_event_there_is_nothing_to_do(cluster, registry, run_dag, states):
+    run = run_dag("roll_out_model.py", "roll_out_model", {})
+    assert (run.state, states(run)["champions"]) == ("success", "success")
+    assert cluster.service is None

@@ -114,13 +114,10 @@ class RolloutClient:
         live = await self._check(request)
         await self._acquire(request, {})
         left = await self.load(namespace, name)
+        if left is not None and _goes_on(left, request):
+            return await self._resume(left, request)
         if left is not None and (left.phase is not Phase.CLOSED or _still_frozen(left, live)):
-            if left.request.storage_uri == request.storage_uri and left.phase is not Phase.CLOSED:
-                return await self.save(replace(left, holder=self.holder, request=request))
-            log.info("closing what %s left: version %s", left.holder, left.request.version)
-            undecided = replace(left, decision=None, phase=Phase.CANARY, closing_since=None)
-            left = undecided if left.decision is Decision.FROZEN else left
-            await self.close(await self.save(replace(left, holder=self.holder)), release=False)
+            await self._clear(left)
             live = await self._live(request)
         if live is not None and live.canary_percent is not None:
             await self.release(namespace, name)
@@ -130,6 +127,20 @@ class RolloutClient:
                 "and remove canaryTrafficPercent"
             )
         return await self._begin(request, live, golden)
+
+    async def _resume(self, left: RolloutState, request: RolloutRequest) -> RolloutState:
+        """Goes on; a successor does not inherit the time that passed while nobody held the Lease."""
+        if left.holder != self.holder:
+            log.info("taking over from %s at %s %%", left.holder, left.percent)
+            left = replace(left, holder=self.holder, opened_at=self.now())
+        return await self.save(replace(left, request=request))
+
+    async def _clear(self, left: RolloutState) -> None:
+        """Closes what another rollout left open; a frozen one is rolled back."""
+        log.info("closing what %s left: version %s", left.holder, left.request.version)
+        if left.decision is Decision.FROZEN:
+            left = replace(left, decision=None, phase=Phase.CANARY, closing_since=None)
+        await self.close(await self.save(replace(left, holder=self.holder)), release=False)
 
     async def _begin(self, request: RolloutRequest, live: Service | None, golden: str) -> RolloutState:
         runtime = self._templates.serving_runtime(request.serving)
@@ -344,6 +355,12 @@ async def check_prometheus(prometheus: PrometheusClient, at: float) -> None:
         await prometheus.instant("vector(1)", at)
     except PrometheusError as error:
         raise RolloutRefusedError(f"the canary could not be judged: {error}") from error
+
+
+def _goes_on(left: RolloutState, request: RolloutRequest) -> bool:
+    """Whether the undecided rollout that was left is of this very version."""
+    undecided = left.phase is not Phase.CLOSED and left.decision is None
+    return undecided and left.request.storage_uri == request.storage_uri
 
 
 def _still_frozen(left: RolloutState, live: Service | None) -> bool:

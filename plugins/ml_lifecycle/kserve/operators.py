@@ -155,7 +155,7 @@ class CloseRolloutOperator(RolloutOperator):
         if event["status"] == "absent":
             request = self.request()
             self.log.info("this run holds no rollout of %s: nothing to close", request.model)
-            reason = "the rollout was refused or could not open: see the log of the task open"
+            reason = "it was refused, could not open, or was taken over: see the log of the task open"
             return {"model": request.model, "version": request.version, "outcome": "not_opened", "reason": reason}
         if event["status"] != "closed":
             raise RolloutError(event["reason"])
