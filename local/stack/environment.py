@@ -20,6 +20,13 @@ from local.stack.layout import REPOSITORY, Layout
 SERVING_IMAGE = "ml-lifecycle/serving:1.0.0"
 LOCKBOX_SECRET = "laptop-secret"
 
+# A job of seconds is over before the second compiler or the web page of Spark pays off.
+SHORT_JOBS = {
+    "spark.ui.enabled": "false",
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    "spark.sql.shuffle.partitions": "4",
+}
+
 
 def real(name: str) -> str | None:
     """The real thing that make's command line named in place of a stand-in (`KUBECONFIG`, `DATA_LAKE`, …)."""
@@ -63,6 +70,7 @@ def settings(layout: Layout, environment_archive: Path | None) -> dict[str, Any]
                 "poll_seconds": 1,
                 "environment": str(environment_archive) if environment_archive else None,
                 "secret_id": LOCKBOX_SECRET,
+                "spark_properties": SHORT_JOBS,
             },
             "serving": {
                 "image": SERVING_IMAGE,
