@@ -15,7 +15,6 @@ class Training:
     evaluation: dict[str, Any]
     training: dict[str, Any]
     rollout: dict[str, Any] = field(default_factory=dict)
-    refusal: str = ""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ class Narrator:
     """Speaks on the console; knows how long the demo has run."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or _console()
         self._started = time.monotonic()
 
     @property
@@ -37,10 +37,16 @@ class Narrator:
 
     def say(self, text: str) -> None:
         """One event."""
-        self.console.print(f"[dim]{self.elapsed:>5}[/dim]  {text}")
+        self.console.print(f"[dim]{self.elapsed:>5}[/dim]  {text}", soft_wrap=True)
 
     def task(self, dag: str, task: str, state: str, seconds: float, following: str | None) -> None:
         """A task reached a state; `following` is what comes next."""
         took = f"{seconds:5.1f} s" if seconds else "       "
         hint = f"  [dim]next: {following}[/dim]" if following else ""
         self.say(f"{dag:<16} {task:<24} {SIGNS.get(state, state):<10} {took}{hint}")
+
+
+def _console() -> Console:
+    """The terminal; where output goes to a file, wide enough that the tables stay whole."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)

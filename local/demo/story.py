@@ -83,8 +83,8 @@ class Story:
         tasks = follow(self._api, self._narrator, "promote_model", run, timeout=180)
         if any(task.task.endswith("publish") and task.state == "skipped" for task in tasks):
             judged = next(task for task in tasks if task.task.endswith("judge"))
-            training.refusal = self._api.error("promote_model", run, judged) or "see the task judge"
-            raise StackError(f"version {training.version} was refused: {training.refusal}")
+            reason = self._api.error("promote_model", run, judged) or "see the task judge"
+            raise StackError(f"version {training.version} was refused: {reason}")
         self._narrator.say("promote_model updated champion_model, which starts roll_out_model")
         run = self._api.wait_for_run("roll_out_model", began, timeout=60)
         looks = Looks(self._cluster, self._subject.model, self._narrator)
@@ -153,16 +153,22 @@ class Story:
 
         follow(self._api, self._narrator, "scale_replicas", run, timeout=300, watch=watch)
         self._api.pause("scale_replicas", paused=True)
-        decisions = self._api.result("scale_replicas", run, "scale_replicas")
-        for decision in decisions:
+        for decision in self._decisions(since=began_at):
             if decision["written"] and decision["desired"] != decision["replicas"]:
                 seconds = (datetime.fromisoformat(decision["at"]) - began_at).total_seconds()
                 scaling.changes.append({**decision, "seconds": seconds})
         self.figures.scaling = scaling
         if not scaling.changes:
-            raise StackError(
-                f"the scaler changed no replicas while the load rose to {RISEN_RATE:.0f}/s: {decisions[-1:]}"
-            )
+            raise StackError(f"the scaler changed no replicas while the load rose to {RISEN_RATE:.0f}/s: see its runs")
+
+    def _decisions(self, since: datetime) -> list[dict[str, Any]]:
+        """What every run of scale_replicas decided, the scheduled ones included, oldest first."""
+        found: dict[str, dict[str, Any]] = {}
+        for run in self._api.runs("scale_replicas"):
+            if run["state"] == "success" and datetime.fromisoformat(run["end_date"]) >= since:
+                for decision in self._api.result("scale_replicas", run["dag_run_id"], "scale_replicas"):
+                    found[decision["at"]] = decision
+        return [found[at] for at in sorted(found)]
 
     def collect(self) -> Figures:
         """What the summary needs from the stand-ins; to be called while they run."""

@@ -85,11 +85,9 @@ def _versions(figures: Figures) -> RenderableType:
 
 
 def _ending(training: Training) -> str:
-    if training.refusal:
-        return f"refused: {training.refusal}"
     outcome = training.rollout.get("outcome", "not rolled out")
     colour = "green" if outcome == "promoted" else "red"
-    return f"[{colour}]{outcome.replace('_', ' ')}[/{colour}]: {training.rollout.get('reason', '')}"
+    return f"[{colour}]{outcome.replace('_', ' ')}[/{colour}]"
 
 
 def _rollout(training: Training) -> RenderableType:
@@ -97,12 +95,13 @@ def _rollout(training: Training) -> RenderableType:
     title = f"Rollout of version {training.version} ({rollout['seconds']:.0f} s)"
     if not rollout["steps"]:
         return Group(Text(title, style="bold"), Text(f"no canary: {rollout['reason']}", style="dim"))
+    ending = Text(f"{rollout['outcome'].replace('_', ' ')}: {rollout['reason']}")
     table = _table(title, "traffic", "side", "requests", "errors", "p95", "verdict")
     for step in rollout["steps"]:
-        verdict = f"{step['verdict'].replace('_', ' ')}: {step['reason']}"
+        verdict = f"{step['verdict'].replace('_', ' ')} after {step['looks']} looks"
         table.add_row(f"{step['percent']} %", "canary", *_side(step["canary"]), verdict)
         table.add_row("", "stable", *_side(step["stable"]), "")
-    return table
+    return Group(table, ending)
 
 
 def _side(side: dict[str, Any]) -> tuple[str, str, str]:
