@@ -7,7 +7,7 @@ import logging
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, AssetAlias, Param, TriggerRule, get_current_context, task
+from airflow.sdk import DAG, AssetAlias, Param, get_current_context, task
 from airflow.sdk.configuration import conf
 
 from ml_lifecycle.assets import CANDIDATE_MODEL, RETRAIN_REQUEST, ModelEvent, requested_models
@@ -78,7 +78,7 @@ champion, and registers the version in MLflow under the alias `challenger`. The 
 - **Starts** by hand, or when `retrain_request` is updated. **Emits** `candidate_model`, which starts `promote_model`.
 - **Params** override the settings of the model for this run; null means "not given".
 - **`prepare`** refuses bad settings, a missing or one-class data set and unreachable services before anything is made.
-- A failure marks the MLflow run failed. What a crash leaves, `clean_up` deletes after the cluster's time to live.
+- A failure marks the MLflow run failed (`close_run`). What a crash leaves, `clean_up` deletes in time.
 """
 
 
@@ -196,7 +196,6 @@ with DAG(
                 model, run_id=run_id, source=evaluation["model_uri"], tags=candidate_tags(evaluation)
             )
             tracking.set_alias(model, CHALLENGER, version.version)
-            tracking.end_run(run_id)
             log.info(
                 "%s version %s is challenger: %s", model, version.version, tracking.version_url(model, version.version)
             )
@@ -209,15 +208,17 @@ with DAG(
         get_current_context()["outlet_events"][CANDIDATE_MODEL].extra = event.model_dump()
         return event.model_dump()
 
-    @task(trigger_rule=TriggerRule.ONE_FAILED, execution_timeout=timedelta(minutes=15))
-    def mark_run_failed() -> None:
-        """Mark the MLflow run failed and say where the reason stands; without a run there is nothing to mark."""
+    @task(execution_timeout=timedelta(minutes=15))
+    def close_run() -> None:
+        """End the MLflow run: finished if the version was registered, else failed, saying where the reason stands."""
         from ml_lifecycle.tracking.client import connect
 
         context = get_current_context()
         begun, run = context["ti"].xcom_pull("prepare"), context["dag_run"]
-        if begun is not None:
-            with connect(begun["connections"]["tracking"]) as tracking:
+        with connect(begun["connections"]["tracking"]) as tracking:
+            if context["ti"].xcom_pull("register") is not None:
+                tracking.end_run(begun["run_id"])
+            else:
                 reason = f"Airflow run {run.run_id} of {run.dag_id} failed; its task log says why"
                 tracking.fail_run(begun["run_id"], reason)
 
@@ -260,4 +261,4 @@ with DAG(
     # `prepare` is a setup too: a failed setup alone would keep the teardown from running, and a submission that
     # failed half-way may have made a cluster.
     delete_cluster.as_teardown(setups=[plan.operator, submit_cluster], on_failure_fail_dagrun=True)
-    [wait_for_cluster, ingest, train, evaluate, registered] >> mark_run_failed()
+    registered >> close_run().as_teardown(setups=[plan.operator])

@@ -48,7 +48,7 @@ def lake(
 
 
 def alive(cloud: YandexStandIn) -> list[dict[str, Any]]:
-    return [cluster for cluster in cloud.history() if not cluster.get("deleted_at")]
+    return [cluster for cluster in cloud.history() if not cluster["deleted"]]
 
 
 def candidate_events() -> list[dict[str, Any]]:
@@ -68,8 +68,7 @@ def test_a_training_ends_in_a_challenger_and_without_a_cluster(
 
     assert states(run) == {
         **dict.fromkeys(["prepare", "submit_cluster", "wait_for_cluster", "ingest", "train", "evaluate"], "success"),
-        **dict.fromkeys(["delete_cluster", "register"], "success"),
-        "mark_run_failed": "skipped",
+        **dict.fromkeys(["delete_cluster", "register", "close_run"], "success"),
     }
     assert run.state == "success"
     assert alive(cloud) == []
@@ -102,7 +101,7 @@ def test_a_cluster_that_fails_is_deleted_and_the_run_marked(
     assert run.state == "failed"
     assert (ended["submit_cluster"], ended["wait_for_cluster"]) == ("success", "failed")
     assert (ended["ingest"], ended["register"]) == ("upstream_failed", "upstream_failed")
-    assert (ended["delete_cluster"], ended["mark_run_failed"]) == ("success", "success")
+    assert (ended["delete_cluster"], ended["close_run"]) == ("success", "success")
     assert alive(cloud) == []
     tracking = TrackingClient(tracking_connection)
     mlflow_run = tracking._client.get_run(xcom(run, "prepare", "run_id"))
@@ -114,7 +113,7 @@ def test_a_cluster_that_fails_is_deleted_and_the_run_marked(
 
 def test_a_refused_submission_leaves_nothing(cloud: YandexStandIn, lake: Path, run_dag: Any, states: Any) -> None:
     write_digits(lake / "datasets" / "digits")
-    cloud.faults.add(method="ClusterService.Create", code="PERMISSION_DENIED", lost_response=True, times=9)
+    cloud.faults.add(method="ClusterService.Create", code="PERMISSION_DENIED", times=9)
 
     run = run_dag("train_model.py", "train_model", {"model": "refused", "dataset": "digits", **SMALL})
 
@@ -151,9 +150,7 @@ def test_bad_input_is_refused_before_anything_is_created(
     run = run_dag("train_model.py", "train_model", {"model": "digits", **conf})
 
     assert run.state == "failed"
-    assert {state for task, state in states(run).items() if task not in ("prepare", "mark_run_failed")} == {
-        "upstream_failed"
-    }
+    assert {state for task, state in states(run).items() if task != "prepare"} == {"upstream_failed"}
     assert said in "".join(capsys.readouterr())
     assert cloud.calls.count("ClusterService.Create") == created
     assert not (lake / "jobs").exists()
