@@ -110,6 +110,7 @@ def airflow_configuration(layout: Layout, dags: Path, plugins: Path, *, deferrab
         "AIRFLOW__API_AUTH__JWT_SECRET": _kept_secret(layout, "jwt"),
         "AIRFLOW__CORE__HOSTNAME_CALLABLE": "airflow.utils.net.get_host_ip_address",
         "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE": str(deferrable),
+        "AIRFLOW__ML_LIFECYCLE__POLL_SECONDS": "1",
         "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
         "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "2",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120",
