@@ -6,7 +6,7 @@ REQUIREMENTS := requirements.txt spark_jobs/requirements.txt serving/requirement
 
 # The real thing in place of a stand-in, only when named on make's own command line: a KUBECONFIG that merely
 # stands in the environment must never receive a demo.
-REAL := KUBECONFIG MLFLOW_TRACKING_URI PROMETHEUS_URL DATA_LAKE YC_SERVICE_ACCOUNT_KEY INGRESS
+REAL := KUBECONFIG MLFLOW_TRACKING_URI PROMETHEUS_URL DATA_LAKE YC_SERVICE_ACCOUNT_KEY INGRESS SERVICE_HOST SETTINGS
 $(foreach name,$(REAL),$(if $(filter command,$(firstword $(origin $(name)))),$(eval export ML_LIFECYCLE_REAL_$(name) := $($(name)))))
 
 .PHONY: help demo demo-bad-canary up down status dataset test test-unit test-contract lint format bundle lock docs clean

@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import DAG, AssetAlias, Param, get_current_context, task
-from airflow.sdk.configuration import conf
 
 from ml_lifecycle.assets import CANDIDATE_MODEL, RETRAIN_REQUEST, ModelEvent, requested_models
 from ml_lifecycle.dataproc.operators import (
@@ -123,13 +122,7 @@ with DAG(
     catchup=False,
     max_active_runs=8,
     params=PARAMS,
-    default_args={
-        "owner": "ml-platform",
-        "retries": 1,
-        "retry_delay": timedelta(seconds=15),
-        # How often Yandex is asked belongs to the installation: AIRFLOW__ML_LIFECYCLE__POLL_SECONDS.
-        "poll_seconds": conf.getfloat("ml_lifecycle", "poll_seconds", fallback=10.0),
-    },
+    default_args={"owner": "ml-platform", "retries": 1, "retry_delay": timedelta(seconds=15)},
     user_defined_macros={"specification": specification},
     tags=["ml-lifecycle", "training"],
     description="Trains a model on a cluster of its own and registers the version as challenger",

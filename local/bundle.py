@@ -8,6 +8,7 @@ templates and job files. Beside them: a zip of each, and a wheel of the package.
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -36,7 +37,7 @@ def write_bundle(target: Path) -> list[Path]:
     _package(managed / "ml_lifecycle")
     # Airflow would take every file of the package for a DAG file.
     (managed / ".airflowignore").write_text("ml_lifecycle/\n")
-    shutil.copy2(REPOSITORY / "requirements.txt", target / "managed" / "requirements.txt")
+    (target / "managed" / "requirements.txt").write_text(_managed_requirements())
 
     ordinary = target / "airflow"
     _dags(ordinary / "dags")
@@ -51,6 +52,19 @@ def write_bundle(target: Path) -> list[Path]:
     return [managed, ordinary, *zips, *_wheel(target)]
 
 
+def _managed_requirements() -> str:
+    """Without Airflow itself, and with its providers unpinned: a managed service fixes those versions."""
+    lines = (REPOSITORY / "requirements.txt").read_text().splitlines(keepends=True)
+    free = (re.sub(r"^(apache-airflow-providers-[^=]+)==\S+", r"\1", line) for line in lines)
+    return "".join(line for line in free if not line.startswith("apache-airflow=="))
+
+
+def _commit() -> str:
+    """The commit that the bundle is made of; jobs tag their MLflow runs with it."""
+    asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return asked.stdout.strip()
+
+
 def _dags(target: Path) -> None:
     target.mkdir(parents=True)
     for file in sorted((REPOSITORY / "dags").glob("*.py")):
@@ -61,6 +75,8 @@ def _package(target: Path) -> None:
     shutil.copytree(REPOSITORY / "plugins" / "ml_lifecycle", target, ignore=IGNORED)
     for folder in RESOURCES:
         shutil.copytree(REPOSITORY / folder, target / "resources" / folder, ignore=IGNORED)
+    if commit := _commit():
+        (target / "resources" / "GIT_COMMIT").write_text(commit)
 
 
 def _wheel(target: Path) -> Iterable[Path]:

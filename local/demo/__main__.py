@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import signal
 import subprocess
 import sys
@@ -12,13 +11,13 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
-from local.dataset import write_digits
 from local.demo.narrator import Narrator
-from local.demo.story import FIRST_VERSION, Input, Story
+from local.demo.story import FIRST_VERSION, Story
 from local.demo.summary import show
+from local.stack.environment import real
 from local.stack.exceptions import StackError
 from local.stack.layout import REPOSITORY
-from local.stack.stack import Stack, copy_dataset
+from local.stack.stack import Stack
 
 
 def main() -> int:
@@ -31,7 +30,7 @@ def main() -> int:
     narrator, stack = Narrator(), Stack()
     started = time.monotonic()
     try:
-        _check_free(stack)
+        _check_possible(stack, bad_canary=arguments.bad_canary)
         with Guard():
             try:
                 _tell(stack, narrator, arguments.dataset, bad_canary=arguments.bad_canary, started=started)
@@ -58,7 +57,9 @@ def main() -> int:
     return 0
 
 
-def _check_free(stack: Stack) -> None:
+def _check_possible(stack: Stack, *, bad_canary: bool) -> None:
+    if bad_canary and real("KUBECONFIG"):
+        raise StackError("a canary is spoilt by the stand-in's ingress: leave KUBECONFIG out")
     if stack.alive():
         raise StackError("a stack is already up: `make down` first; the demo begins with an empty one")
 
@@ -84,7 +85,7 @@ class Guard:
 def _tell(stack: Stack, narrator: Narrator, dataset: Path | None, *, bad_canary: bool, started: float) -> None:
     narrator.chapter("The stack", "stand-ins for Yandex and Kubernetes; real Spark, MLflow, Prometheus and Airflow")
     stack.wipe()
-    subject = _subject(stack, dataset)
+    subject = stack.provide(dataset)
     stack.up(narrator.say)
     story = Story(stack, narrator, subject)
     story.begin()
@@ -114,19 +115,6 @@ def _check_rolled_back(story: Story) -> None:
         raise StackError(f"the spoilt version was not rolled back but {rollout['outcome']}: {rollout['reason']}")
     if story.figures.aliases.get("live") != story.figures.trainings[0].version:
         raise StackError(f"alias live should be version 1 still: {story.figures.aliases}")
-
-
-def _subject(stack: Stack, dataset: Path | None) -> Input:
-    """The digits, or the user's folder; StackError names what is wrong with it."""
-    lake = stack.layout.data_lake
-    if dataset is None:
-        folder = lake / "datasets" / "digits"
-        write_digits(folder)
-        return Input("digits", "digits", folder)
-    name = re.sub(r"[^-_.A-Za-z0-9]+", "-", dataset.resolve().name).strip("-._") or "images"
-    model = re.sub(r"[^-a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-")
-    model = model if model[:1].isalpha() else f"model-{model}"[:40].strip("-")
-    return Input(model, name, copy_dataset(dataset, lake, name))
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +16,8 @@ from local.demo.figures import Figures, LoadPoint, Scaling, Training
 from local.demo.follow import follow
 from local.demo.narrator import Narrator
 from local.stack.cluster import Cluster
+from local.stack.dataset import Subject
+from local.stack.environment import real
 from local.stack.exceptions import StackError
 from local.stack.stack import Stack, wait_for
 
@@ -36,19 +36,10 @@ RAMP_SECONDS = 45.0
 PASSES = 18
 
 
-@dataclass(frozen=True)
-class Input:
-    """What is trained: a registered model's name, a data set's name and its folder."""
-
-    model: str
-    dataset: str
-    folder: Path
-
-
 class Story:
     """Drives Airflow as a person would, and tells what happens."""
 
-    def __init__(self, stack: Stack, narrator: Narrator, subject: Input) -> None:
+    def __init__(self, stack: Stack, narrator: Narrator, subject: Subject) -> None:
         self._stack = stack
         self._layout = stack.layout
         self._narrator = narrator
@@ -173,9 +164,11 @@ class Story:
     def collect(self) -> Figures:
         """What the summary needs from the stand-ins; to be called while they run."""
         figures = self.figures
-        figures.clusters = httpx.get(f"{self._layout.url('yandex-http')}/history", timeout=10).json()["clusters"]
+        if not real("YC_SERVICE_ACCOUNT_KEY"):
+            history = httpx.get(f"{self._layout.url('yandex-http')}/history", timeout=10)
+            figures.clusters = history.raise_for_status().json()["clusters"]
         figures.aliases = self._aliases()
-        figures.mlflow = self._layout.url("mlflow")
+        figures.mlflow = real("MLFLOW_TRACKING_URI") or self._layout.url("mlflow")
         figures.service_url = self._cluster.service(self._subject.model).get("status", {}).get("url", "")
         figures.load = self._stack.load_statistics()
         self._api.close()
@@ -195,7 +188,7 @@ class Story:
         return self._api.dags() >= DAGS
 
     def _aliases(self) -> dict[str, str]:
-        url = f"{self._layout.url('mlflow')}/api/2.0/mlflow/registered-models/get"
+        url = f"{real('MLFLOW_TRACKING_URI') or self._layout.url('mlflow')}/api/2.0/mlflow/registered-models/get"
         answer = httpx.get(url, params={"name": self._subject.model}, timeout=10).raise_for_status().json()
         return {entry["alias"]: entry["version"] for entry in answer["registered_model"].get("aliases", ())}
 

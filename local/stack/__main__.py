@@ -9,9 +9,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from local.dataset import write_digits
 from local.stack.exceptions import StackError
-from local.stack.stack import Stack, copy_dataset
+from local.stack.stack import Stack
+
+RATE = 50.0
+"""Requests a second: what a canary of some minutes needs."""
 
 
 def main() -> int:
@@ -40,17 +42,15 @@ def main() -> int:
 
 
 def up(stack: Stack, console: Console, dataset: Path | None) -> None:
-    """Start everything and say where it is."""
-    lake = stack.layout.data_lake
-    write_digits(lake / "datasets" / "digits")
-    name = "digits"
-    if dataset is not None:
-        name = dataset.resolve().name
-        copy_dataset(dataset, lake, name)
+    """Start everything afresh, with requests to the model as soon as it is served, and say where it is."""
+    stack.wipe()
+    subject = stack.provide(dataset)
     stack.up(console.print)
+    stack.start_load(subject.model, subject.folder, RATE)
     status(stack, console)
-    console.print(f"\nOpen {stack.layout.url('airflow')}, trigger [bold]train_model[/bold] (dataset {name}) and watch.")
-    console.print(f"For airflow commands: source {stack.layout.environment}")
+    console.print(f"\nOpen {stack.layout.url('airflow')}, trigger [bold]train_model[/bold]", end=" ")
+    console.print(f"(model {subject.model}, dataset {subject.dataset}) and watch.")
+    console.print(f"For airflow commands: source {stack.layout.environment}", soft_wrap=True)
 
 
 def down(stack: Stack, console: Console) -> None:

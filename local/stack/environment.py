@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from local.stack.layout import REPOSITORY, Layout
+from ml_lifecycle.settings import overlay
 
 SERVING_IMAGE = "ml-lifecycle/serving:1.0.0"
 LOCKBOX_SECRET = "laptop-secret"
@@ -54,29 +55,30 @@ def http_connection(url: str) -> str:
     return json.dumps(connection)
 
 
-def settings(layout: Layout, environment_archive: Path | None) -> dict[str, Any]:
-    """The Variable `ml_lifecycle` of the laptop; see docs/settings.md for what each entry means."""
-    return {
+def settings(layout: Layout, environment_archive: Path) -> dict[str, Any]:
+    """The Variable `ml_lifecycle` of the laptop; see docs/settings.md for what each entry means.
+
+    What the laptop says of a stand-in is left out where the real thing is used; SETTINGS=file.json says the rest.
+    """
+    laptop_cluster = {
+        "folder_id": "laptop",
+        "subnet_id": "laptop-subnet",
+        "service_account_id": "laptop-service-account",
+        "bucket": "laptop-logs",
+        "create_timeout_minutes": 2,
+        "job_timeout_minutes": 15,
+        "time_to_live_hours": 1,
+        "poll_seconds": 1,
+        "environment": str(environment_archive),
+        "secret_id": LOCKBOX_SECRET,
+        "spark_properties": SHORT_JOBS,
+    }
+    laptop_serving = {"image": SERVING_IMAGE, "ingress": layout.url("ingress"), "max_replicas": 4}
+    document = {
         "defaults": {
             "data_lake": real("DATA_LAKE") or layout.data_lake.as_uri(),
-            "cluster": {
-                "folder_id": "laptop",
-                "subnet_id": "laptop-subnet",
-                "service_account_id": "laptop-service-account",
-                "bucket": "laptop-logs",
-                "create_timeout_minutes": 2,
-                "job_timeout_minutes": 15,
-                "time_to_live_hours": 1,
-                "poll_seconds": 1,
-                "environment": str(environment_archive) if environment_archive else None,
-                "secret_id": LOCKBOX_SECRET,
-                "spark_properties": SHORT_JOBS,
-            },
-            "serving": {
-                "image": SERVING_IMAGE,
-                "ingress": real("INGRESS") or layout.url("ingress"),
-                "max_replicas": 4,
-            },
+            "cluster": {} if real("YC_SERVICE_ACCOUNT_KEY") else laptop_cluster,
+            "serving": {"ingress": real("INGRESS")} if real("KUBECONFIG") else laptop_serving,
             "rollout": {
                 "dwell_seconds": 20,
                 "look_seconds": 5,
@@ -88,6 +90,9 @@ def settings(layout: Layout, environment_archive: Path | None) -> dict[str, Any]
         },
         "models": {"digits": {"dataset": {"image_size": 32, "channels": 1}}},
     }
+    if own := real("SETTINGS"):
+        document = overlay(document, json.loads(Path(own).read_text()))
+    return document
 
 
 def airflow_configuration(layout: Layout, dags: Path, plugins: Path, *, deferrable: bool) -> dict[str, str]:
@@ -110,7 +115,6 @@ def airflow_configuration(layout: Layout, dags: Path, plugins: Path, *, deferrab
         "AIRFLOW__API_AUTH__JWT_SECRET": _kept_secret(layout, "jwt"),
         "AIRFLOW__CORE__HOSTNAME_CALLABLE": "airflow.utils.net.get_host_ip_address",
         "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE": str(deferrable),
-        "AIRFLOW__ML_LIFECYCLE__POLL_SECONDS": "1",
         "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
         "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "2",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120",

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from local.stack.cluster import Cluster
+from local.stack.dataset import Subject, provide
 from local.stack.environment import (
     airflow_configuration,
     base_environment,
@@ -63,16 +63,27 @@ class Stack:
             self.down()
             raise
 
+    def provide(self, source: Path | None) -> Subject:
+        """Bring what is trained into the data lake; StackError where it is no folder or the lake is not here."""
+        if (lake := real("DATA_LAKE")) and not lake.startswith("file://"):
+            if source is not None:
+                raise StackError(f"copy {source} to {lake}/datasets/<name>/ yourself: make does not write to buckets")
+            return Subject("digits", "digits", provide(self.layout.data_lake, None).folder)
+        return provide(self.layout.data_lake, source)
+
     def start_load(self, model: str, images: Path, rate: float) -> None:
         """Send requests to the model as its users would; they wait quietly until it is served."""
-        if real("KUBECONFIG"):
-            return
-        ports = self.layout.ports
+        host = real("SERVICE_HOST") or f"{model}-models.localhost"
+        if real("KUBECONFIG") and not (real("INGRESS") and real("SERVICE_HOST")):
+            raise StackError(
+                "a canary needs requests: on a real cluster name its ingress and the service's host, "
+                "INGRESS=http://address:port SERVICE_HOST=<service>.<namespace>.<domain>"
+            )
         process = self.processes.start(
             "load",
-            [str(VENV / "python"), "-m", "local.load", "--ingress", self.layout.url("ingress")]
-            + ["--host", f"{model}-models.localhost", "--model", model, "--images", str(images)]
-            + ["--rate", str(rate), "--admin-port", str(ports["load"])],
+            [str(VENV / "python"), "-m", "local.load", "--ingress", real("INGRESS") or self.layout.url("ingress")]
+            + ["--host", host, "--model", model, "--images", str(images)]
+            + ["--rate", str(rate), "--admin-port", str(self.layout.ports["load"])],
             environment=base_environment(),
             log=self.layout.logs / "load.log",
             folder=REPOSITORY,
@@ -121,43 +132,53 @@ class Stack:
             shutil.rmtree(self.layout.state / entry, ignore_errors=True)
 
     def _start(self, progress: Progress, *, with_airflow: bool) -> None:
-        progress("starting " + ", ".join(service.name for service in stand_ins(self.layout)))
+        """Start what needs nothing, then Airflow beside it, then what needs the others; then wait for all."""
+        services = list(stand_ins(self.layout))
+        progress("starting " + ", ".join(service.name for service in services))
         archive = build_environment_archive(self.layout.state / "environment")
         variables = {
             **airflow_configuration(self.layout, self._dags, self._plugins, deferrable=self._deferrable),
             **connections(self.layout, self.kubeconfig),
             "AIRFLOW_VAR_ML_LIFECYCLE": json.dumps(settings(self.layout, archive)),
         }
+        started = self._launch(service for service in services if not service.needs)
         migration = self._migrate(variables) if with_airflow else None
-        self._start_services(list(stand_ins(self.layout)))
-        Cluster(self.kubeconfig).prepare()
+        self._await(started, "yandex")
         variables |= self._yandex_variables()
         self._remember(variables)
-        if migration is None:
-            return
-        progress("starting Airflow: API server, scheduler, DAG processor, triggerer")
-        if migration.wait() != 0:
-            raise StackError(f"airflow db migrate failed (log: {self.layout.logs / 'airflow-migrate.log'})")
-        self._start_services(list(airflow(self.layout, variables)))
-
-    def _start_services(self, services: list[Service]) -> None:
-        """Start all at once, except those that need another; then wait for each."""
-        environment = base_environment()
-        started: dict[str, Process] = {}
-        for service in sorted(services, key=lambda service: len(service.needs)):
-            for needed in service.needs:
-                found = next(other for other in services if other.name == needed)
-                wait_until(found.ready, started[needed], timeout=found.timeout)
-            started[service.name] = self.processes.start(
-                service.name,
-                service.command,
-                environment={**environment, **service.environment},
-                log=self.layout.logs / f"{service.name}.log",
-                folder=service.folder,
-                url=service.url,
-            )
+        if migration is not None:
+            if migration.wait() != 0:
+                raise StackError(f"airflow db migrate failed (log: {self.layout.logs / 'airflow-migrate.log'})")
+            progress("starting Airflow: API server, scheduler, DAG processor, triggerer")
+            started |= self._launch(airflow(self.layout, variables))
         for service in services:
-            wait_until(service.ready, started[service.name], timeout=service.timeout)
+            self._await(started, *service.needs)
+            if service.needs:
+                started |= self._launch([service])
+        self._await(started, *started)
+        Cluster(self.kubeconfig).prepare()
+
+    def _launch(self, services: Iterable[Service]) -> dict[str, tuple[Service, Process]]:
+        """Start them all; wait for none."""
+        return {
+            service.name: (
+                service,
+                self.processes.start(
+                    service.name,
+                    service.command,
+                    environment={**base_environment(), **service.environment},
+                    log=self.layout.logs / f"{service.name}.log",
+                    folder=service.folder,
+                    url=service.url,
+                ),
+            )
+            for service in services
+        }
+
+    def _await(self, started: dict[str, tuple[Service, Process]], *names: str) -> None:
+        """Wait until those of them that were started serve."""
+        for service, process in (started[name] for name in names if name in started):
+            wait_until(service.ready, process, timeout=service.timeout)
 
     def _migrate(self, variables: dict[str, str]) -> subprocess.Popen[bytes]:
         self.layout.logs.mkdir(parents=True, exist_ok=True)
@@ -189,30 +210,3 @@ def wait_for(what: str, ready: Callable[[], bool], *, timeout: float, every: flo
         if time.monotonic() > deadline:
             raise StackError(f"{what} did not happen within {timeout:.0f} s")
         time.sleep(every)
-
-
-def copy_dataset(source: Path, data_lake: Path, name: str) -> Path:
-    """Link the user's image folder into the data lake as `datasets/<name>`; StackError where it is no folder."""
-    if not source.is_dir():
-        raise StackError(f"DATASET={source} is no folder: give a folder of images by class, <class>/<file>.png or .jpg")
-    target = data_lake / "datasets" / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_symlink() or target.exists():
-        _remove(target)
-    shutil.copytree(source, target, copy_function=_link)
-    return target
-
-
-def _link(source: str, target: str) -> str:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-    return target
-
-
-def _remove(target: Path) -> None:
-    if target.is_symlink():
-        target.unlink()
-    else:
-        shutil.rmtree(target)

@@ -271,10 +271,10 @@ def parse_settings(
     known = {"defaults", "models"}
     if unknown := sorted(set(document) - known):
         raise SettingsError(f"Variable ml_lifecycle: unknown key {unknown[0]!r}; allowed are {sorted(known)}")
-    merged = _overlay(document.get("defaults", {}), document.get("models", {}).get(model, {}))
+    merged = overlay(document.get("defaults", {}), document.get("models", {}).get(model, {}))
     for path, value in (overrides or {}).items():
         if value is not None:
-            merged = _overlay(merged, _nested(path, value))
+            merged = overlay(merged, _nested(path, value))
     try:
         return Settings.model_validate({**merged, "model": model})
     except ValidationError as error:
@@ -290,7 +290,7 @@ def places(variable: str | Mapping[str, Any]) -> dict[str, list[Any]]:
     document = _document(variable)
     clouds, kubernetes = set(), set()
     for own in ({}, *document.get("models", {}).values()):
-        merged = _overlay(document.get("defaults", {}), own)
+        merged = overlay(document.get("defaults", {}), own)
         connections = merged.get("connections", {})
         folder = merged.get("cluster", {}).get("folder_id") or ""
         clouds.add((connections.get("yandex") or Connections().yandex, folder))
@@ -314,11 +314,12 @@ def _nested(path: str, value: object) -> dict[str, Any]:
     return {head: _nested(rest, value) if rest else value}
 
 
-def _overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with what `top` says instead; objects are merged key by key."""
     merged = dict(base)
     for key, value in top.items():
         below = merged.get(key)
-        merged[key] = _overlay(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
+        merged[key] = overlay(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
     return merged
 
 

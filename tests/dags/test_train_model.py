@@ -32,13 +32,12 @@ def lake(
 ) -> Iterator[Path]:
     for name, value in cloud.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AIRFLOW__ML_LIFECYCLE__POLL_SECONDS", "0.5")
     monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
     environment = build_environment_archive(tmp_path / "packed")
     document = {
         "defaults": {
             "data_lake": (tmp_path / "lake").as_uri(),
-            "cluster": {**CLUSTER, "environment": str(environment)},
+            "cluster": {**CLUSTER, "environment": str(environment), "poll_seconds": 0.5},
             "dataset": {"image_size": 16, "channels": 1},
         }
     }
