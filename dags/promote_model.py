@@ -99,13 +99,15 @@ with DAG(
     @task(outlets=[CHAMPION_MODEL], map_index_template="{{ mapped_model }}")
     def publish(candidate: dict[str, Any]) -> dict[str, Any]:
         """Write the serving files, move the alias, and tell roll_out_model."""
+        from ml_lifecycle.params import refusing
         from ml_lifecycle.settings_variable import read_settings
         from ml_lifecycle.tracking.promotion import publish_candidate
 
         context = get_current_context()
         context["mapped_model"] = candidate["model"]  # type: ignore[typeddict-unknown-key]
         by = f"{context['dag_run'].dag_id} {context['dag_run'].run_id}"
-        event: ModelEvent = publish_candidate(read_settings(candidate["model"]), candidate["version"], by=by)
+        with refusing():
+            event: ModelEvent = publish_candidate(read_settings(candidate["model"]), candidate["version"], by=by)
         log.info("%s version %s is champion; serving files at %s", event.model, event.version, event.storage_uri)
         context["outlet_events"][CHAMPION_MODEL].extra = event.model_dump()
         return event.model_dump()

@@ -149,7 +149,7 @@ with DAG(
             lake = DataLake(settings.data_lake, settings.connections.storage)
             classes = lake.check_dataset(settings.dataset_name)
             check_environment(settings.cluster.environment)
-        asyncio.run(check_cluster(settings))
+            asyncio.run(check_cluster(settings))
         with connect(settings.connections.tracking) as tracking:
             job_code = upload_job_code(lake, pack_job_code())
             environment = upload_environment(lake, settings.cluster.environment)

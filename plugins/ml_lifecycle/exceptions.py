@@ -7,7 +7,11 @@ class LifecycleError(Exception):
     """Something this package refuses or cannot do; the message names the thing, the value and the remedy."""
 
 
-class SettingsError(LifecycleError):
+class RefusalError(LifecycleError):
+    """Refused for a reason that stays until a person removes it: trying the same again cannot help."""
+
+
+class SettingsError(RefusalError):
     """A setting or a param is unknown or impossible; nothing has been created."""
 
 

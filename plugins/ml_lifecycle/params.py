@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow.sdk import Param
 
-from ml_lifecycle.exceptions import SettingsError
+from ml_lifecycle.exceptions import RefusalError
 
 
 def optional(kind: str, description: str, **schema: Any) -> Param:
@@ -23,10 +23,10 @@ def overrides(params: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, 
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """A setting or param refused inside fails the task at once: trying again would not change the input."""
+    """What is refused inside fails the task at once; all else, as a service that does not answer, is tried again."""
     from airflow.providers.common.compat.sdk import AirflowFailException
 
     try:
         yield
-    except SettingsError as error:
+    except RefusalError as error:
         raise AirflowFailException(str(error)) from error

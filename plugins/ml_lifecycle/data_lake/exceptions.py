@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ml_lifecycle.exceptions import LifecycleError, SettingsError
+from ml_lifecycle.exceptions import LifecycleError, RefusalError, SettingsError
 
 
 class DataLakeError(LifecycleError):
@@ -39,7 +39,7 @@ class DatasetError(SettingsError):
     """The data set of a training is missing, unreadable or no image folder."""
 
 
-class ServingFilesDifferError(DataLakeError):
+class ServingFilesDifferError(DataLakeError, RefusalError):
     """Other files were already published under a version; they may be served, so they stay."""
 
     def __init__(self, uri: str, names: list[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ml_lifecycle.exceptions import LifecycleError
+from ml_lifecycle.exceptions import LifecycleError, RefusalError
 
 
 class DataprocError(LifecycleError):
@@ -68,7 +68,7 @@ class UnavailableError(ApiError):
     remedy = "check the connection's endpoint, the network and the root certificates; then run the task again"
 
 
-class ClusterRefusedError(DataprocError):
+class ClusterRefusedError(DataprocError, RefusalError):
     """The cluster's settings are impossible; nothing was created."""
 
     def __init__(self, problems: Sequence[str]) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ml_lifecycle.exceptions import LifecycleError
+from ml_lifecycle.exceptions import LifecycleError, RefusalError
 
 
 class RolloutError(LifecycleError):
     """The root of this domain's errors."""
 
 
-class RolloutRefusedError(RolloutError):
+class RolloutRefusedError(RolloutError, RefusalError):
     """The rollout cannot begin; nothing has been changed."""
 
 

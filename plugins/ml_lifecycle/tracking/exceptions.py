@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ml_lifecycle.exceptions import LifecycleError, SettingsError
+from ml_lifecycle.exceptions import LifecycleError, RefusalError, SettingsError
 
 
 class TrackingError(LifecycleError):
     """The root of tracking's errors."""
 
 
-class TrackingConnectionError(TrackingError):
+class TrackingConnectionError(TrackingError, RefusalError):
     """The connection to MLflow is missing or names no server."""
 
     def __init__(self, connection_id: str, reason: str) -> None:
@@ -36,14 +36,14 @@ class TrackingRequestError(TrackingError):
         super().__init__(f"MLflow refuses to {what}: {reason}")
 
 
-class VersionMissingError(TrackingError):
+class VersionMissingError(TrackingError, RefusalError):
     """A model version is not in the registry."""
 
     def __init__(self, model: str, version: str) -> None:
         super().__init__(f"model {model!r} has no version {version!r} in MLflow's registry: train it, or name another")
 
 
-class ServingArtifactMissingError(TrackingError):
+class ServingArtifactMissingError(TrackingError, RefusalError):
     """A run carries no serving files."""
 
     def __init__(self, run_id: str, folder: str) -> None:

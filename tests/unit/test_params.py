@@ -1,0 +1,54 @@
+"""From params to settings, and which errors end a task at once."""
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from ml_lifecycle.data_lake.exceptions import DataLakeUnreachableError, DatasetError, ServingFilesDifferError
+from ml_lifecycle.dataproc.exceptions import ClusterRefusedError, UnavailableError
+from ml_lifecycle.exceptions import LifecycleError, SettingsError
+from ml_lifecycle.kserve.exceptions import RolloutRefusedError
+from ml_lifecycle.params import overrides, refusing
+from ml_lifecycle.tracking.exceptions import (
+    NoCandidateError,
+    ServingArtifactMissingError,
+    TrackingConnectionError,
+    TrackingRequestError,
+    TrackingUnreachableError,
+    VersionMissingError,
+)
+
+REFUSALS = [
+    SettingsError("training.epochs = 0"),
+    DatasetError("dataset.name = 'nowhere'"),
+    ClusterRefusedError(["no such preset"]),
+    RolloutRefusedError("no champion"),
+    NoCandidateError("no event"),
+    VersionMissingError("digits", "7"),
+    TrackingConnectionError("mlflow", "it has no host"),
+    ServingArtifactMissingError("run", "serving"),
+    ServingFilesDifferError("file:///lake/models/digits/1", ["model.onnx"]),
+]
+PASSING = [
+    TrackingUnreachableError("mlflow", "http://127.0.0.1:9", "refused"),
+    TrackingRequestError("read", ValueError("HTTP 500")),
+    DataLakeUnreachableError("s3://bucket", None, OSError("refused")),
+    UnavailableError("ClusterService.List", "UNAVAILABLE", "no answer"),
+]
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: type(error).__name__)
+def test_a_refusal_is_not_tried_again(error: LifecycleError) -> None:
+    with pytest.raises(AirflowFailException) as raised, refusing():
+        raise error
+    assert str(raised.value) == str(error)
+
+
+@pytest.mark.parametrize("error", PASSING, ids=lambda error: type(error).__name__)
+def test_what_may_pass_is_tried_again(error: LifecycleError) -> None:
+    with pytest.raises(type(error)), refusing():
+        raise error
+
+
+def test_only_params_that_were_given_override() -> None:
+    paths = {"epochs": "training.epochs", "seed": "training.seed", "gpu": "training.gpu"}
+    assert overrides({"epochs": None, "seed": 0}, paths) == {"training.seed": 0}
