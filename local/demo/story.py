@@ -32,8 +32,9 @@ CAPACITY = 40.0
 UTILIZATION = 0.8
 LEAD_SECONDS = 15
 STEP_SECONDS = 5
+FLAT_SECONDS = 12.0
 RAMP_SECONDS = 45.0
-PASSES = 18
+PASSES = 14
 
 
 class Story:
@@ -226,8 +227,7 @@ class Looks:
 
 def _ramp(at: float) -> float:
     """Requests a second, `at` seconds into the chapter: flat, then rising, then flat."""
-    flat = 20.0
-    share = min(max((at - flat) / RAMP_SECONDS, 0.0), 1.0)
+    share = min(max((at - FLAT_SECONDS) / RAMP_SECONDS, 0.0), 1.0)
     return RATE + share * (RISEN_RATE - RATE)
 
 
