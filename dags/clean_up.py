@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Param, task
+from airflow.sdk import DAG, Param, task, task_group
 
 from ml_lifecycle.dataproc.operators import SweepClustersOperator
 from ml_lifecycle.kserve.operators import SweepRolloutsOperator
@@ -15,7 +15,8 @@ DOC = """
 
 - **`sweep_clusters`** deletes our clusters (label `managed-by=ml-lifecycle`) past their label `expires-at`, in every
   folder that settings name.
-- **`sweep_rollouts`** closes rollouts whose lease nobody has renewed for ten minutes, as `rollout.on_deadline` says.
+- **`sweep_rollouts`** closes rollouts whose lease nobody has renewed for ten minutes, as `rollout.on_deadline` says,
+  and **`follow_rollouts`** lets aliases and tags follow; it is skipped where nothing was closed.
 - **Param `dry_run`**: only say what would be done.
 """
 
@@ -54,6 +55,20 @@ with DAG(
         return list(places(read_variable())["kubernetes"])
 
     SweepClustersOperator.partial(task_id="sweep_clusters", dry_run="{{ params.dry_run }}").expand_kwargs(find_clouds())
-    SweepRolloutsOperator.partial(task_id="sweep_rollouts", dry_run="{{ params.dry_run }}").expand(
-        kubernetes_conn_id=find_serving_clusters()
-    )
+
+    @task
+    def follow_rollouts(reports: list[dict[str, Any]]) -> None:
+        """Aliases and tags agree with what serves now."""
+        from ml_lifecycle.tracking import rollout_aliases
+
+        rollout_aliases.follow_rollouts(reports)
+
+    @task_group(prefix_group_id=False)
+    def abandoned_rollouts(kubernetes_conn_id: str) -> None:
+        """Of one serving cluster."""
+        swept = SweepRolloutsOperator(
+            task_id="sweep_rollouts", kubernetes_conn_id=kubernetes_conn_id, dry_run="{{ params.dry_run }}"
+        )
+        follow_rollouts(swept.output)
+
+    abandoned_rollouts.expand(kubernetes_conn_id=find_serving_clusters())

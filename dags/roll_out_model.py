@@ -16,7 +16,7 @@ from ml_lifecycle.settings_variable import read_settings
 
 if TYPE_CHECKING:
     from ml_lifecycle.settings import Settings
-    from ml_lifecycle.tracking.client import ModelVersion, TrackingClient
+    from ml_lifecycle.tracking.client import ModelVersion
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ latency of both sides, and promotes or rolls back. The first version of a servic
 - **`open`** refuses what cannot work before anything is changed, and a second rollout of a service that has one.
 - **`canary`** logs a line for each look. Its state stands on the Lease `ml-lifecycle-<model>`: a killed task goes on.
 - **`close`** runs whatever happened. After a roll-back the spec names the good version again, `champion` returns to
-  `live`, and this run fails with the reason.
+  `live`, and this run fails with the reason. A first version that fails is no longer champion.
 """
 
 
@@ -103,21 +103,6 @@ def promoted_version(settings: Settings, version: str) -> ModelVersion:
             f"version {found.version} of {settings.model!r} was never promoted: run promote_model"
         )
     return found
-
-
-def move_aliases(tracking: TrackingClient, report: dict[str, Any]) -> None:
-    """`live` follows the promoted version; after a roll-back `champion` returns to `live`."""
-    from ml_lifecycle.tracking.client import CHAMPION, LIVE
-
-    model, version = report["model"], report["version"]
-    if report["outcome"] == "promoted":
-        tracking.set_alias(model, LIVE, version)
-    if report["outcome"] == "rolled_back":
-        champion, live = (tracking.find_alias(model, alias) for alias in (CHAMPION, LIVE))
-        # A newer champion, promoted meanwhile, keeps its name.
-        if champion and live and champion.version == version:
-            tracking.set_alias(model, CHAMPION, live.version)
-    tracking.tag_version(model, version, {"rollout": report["outcome"], "rollout.reason": report["reason"]})
 
 
 with DAG(
@@ -156,11 +141,12 @@ with DAG(
         from airflow.providers.common.compat.sdk import AirflowFailException
 
         from ml_lifecycle.tracking.client import connect
+        from ml_lifecycle.tracking.rollout_aliases import follow_rollout
 
         model, version, outcome = report["model"], report["version"], report["outcome"]
         if outcome != "not_opened":
-            with connect(rollout["connections"]["tracking"]) as tracking:
-                move_aliases(tracking, report)
+            with refusing(), connect(rollout["connections"]["tracking"]) as tracking:
+                follow_rollout(tracking, report)
         if outcome != "promoted":
             raise AirflowFailException(f"{model} version {version} {outcome.replace('_', ' ')}: {report['reason']}")
         event = ModelEvent(

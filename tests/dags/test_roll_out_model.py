@@ -65,6 +65,7 @@ def test_first_version_then_canary_then_roll_back(cluster, registry, run_dag, st
     assert (second.state, report["outcome"], report["kind"]) == ("success", "promoted", "canary")
     assert [step["percent"] for step in report["steps"]] == [10, 50]
     assert registry.find_alias(MODEL, "live").version == "2"
+    assert registry.find_alias(MODEL, "champion").version == "2"
 
     registry.set_alias(MODEL, "champion", "3")
     cluster.traffic.behaviours["digits-predictor-00003"] = Behaviour(errors=0.2)
@@ -86,6 +87,16 @@ def test_first_version_then_canary_then_roll_back(cluster, registry, run_dag, st
     assert "smoke test" in xcom(fourth, "roll_out.close", map_index=0)["reason"]
     assert not any(cluster.traffic.served["digits-predictor-00005"])
     assert cluster.is_clean()
+
+
+def test_a_first_version_that_fails_its_smoke_test_is_no_longer_champion(cluster, registry, run_dag, states):
+    (cluster.lake / "models" / MODEL / "1" / "golden.json").write_text('{"cases": ["wrong"]}')
+    run = run_dag("roll_out_model.py", "roll_out_model", {"model": MODEL})
+    assert (run.state, states(run)["roll_out.smoke_test[0]"]) == ("failed", "failed")
+    assert registry.find_alias(MODEL, "champion") is None
+    assert registry.find_alias(MODEL, "live") is None
+    assert registry.version(MODEL, "1").tags["rollout"] == "rolled_back"
+    assert cluster.service is None
 
 
 def test_what_cannot_be_rolled_out_is_refused_before_anything_is_changed(cluster, registry, run_dag, states, xcom):

@@ -19,6 +19,7 @@ DOES_IO = {
     "kserve/queries.py",  # asks Prometheus
     "kserve/smoke_test.py",  # a KubernetesPodOperator
     "scaling/reconciler.py",  # reads load, patches targets
+    "tracking/rollout_aliases.py",  # moves aliases in MLflow
     "tracking/promotion.py",  # judges with MLflow, publishes to the data lake
     "assets.py",  # Airflow's assets
     "params.py",  # Airflow's params

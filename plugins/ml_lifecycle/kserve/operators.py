@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 from airflow.sdk import BaseOperator
 from airflow.sdk.configuration import conf
 
@@ -169,7 +169,8 @@ class SweepRolloutsOperator(BaseOperator):
 
     :param namespace: one namespace, or all of them. (templated)
     :param dry_run: only say what would be closed. (templated)
-    Returns the reports, or for a dry run the services.
+    Returns the reports of those closed, and skips its downstream where nothing was. One that cannot be closed fails
+    the task, but not at the price of the reports of others: then it is logged, and the next sweep meets it again.
     """
 
     template_fields: Sequence[str] = ("kubernetes_conn_id", "namespace", "dry_run")
@@ -194,8 +195,13 @@ class SweepRolloutsOperator(BaseOperator):
         swept, left = asyncio.run(_sweep(self.kubernetes_conn_id, self.namespace, holder(context), dry=dry))
         for rollout in swept:
             self.log.info("abandoned rollout of %s: %s", rollout["model"], rollout)
-        if left:
+        if left and not swept:
             raise RolloutStuckError("; ".join(left))
+        for reason in left:
+            self.log.error("could not be closed, the next sweep tries again: %s", reason)
+        if dry or not swept:
+            would = ", ".join(rollout["model"] for rollout in swept)
+            raise AirflowSkipException(f"dry run: would close {would}" if would else "no abandoned rollout")
         return swept
 
 

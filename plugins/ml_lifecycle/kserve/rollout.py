@@ -391,6 +391,7 @@ def report(state: RolloutState, service: Service | None, now: float) -> dict[str
         "version": state.request.version,
         "run_id": state.request.run_id,
         "storage_uri": state.request.storage_uri,
+        "tracking_conn_id": state.request.connections.tracking,
         "stable_version": state.stable.version if state.stable else None,
         "namespace": state.request.namespace,
         "kind": state.kind.value,

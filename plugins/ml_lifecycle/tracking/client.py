@@ -177,6 +177,11 @@ class TrackingClient:
         with _asking(f"set alias {alias!r} of {model!r} to version {version}"):
             self._client.set_registered_model_alias(model, alias, version)
 
+    def delete_alias(self, model: str, alias: str) -> None:
+        """Take the alias off whatever bears it."""
+        with _asking(f"delete alias {alias!r} of {model!r}"):
+            self._client.delete_registered_model_alias(model, alias)
+
     def tag_version(self, model: str, version: str, tags: Mapping[str, str]) -> None:
         """Set tags of a version; others stay."""
         with _asking(f"tag version {version} of {model!r}"):

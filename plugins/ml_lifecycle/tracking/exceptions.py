@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ml_lifecycle.exceptions import LifecycleError, RefusalError, SettingsError
 
 
@@ -48,6 +50,17 @@ class ServingArtifactMissingError(TrackingError, RefusalError):
 
     def __init__(self, run_id: str, folder: str) -> None:
         super().__init__(f"MLflow run {run_id} has no artifact folder {folder!r}: its evaluate job did not finish")
+
+
+class AliasesStaleError(TrackingError):
+    """Aliases of some models do not follow what serves yet; the others do."""
+
+    def __init__(self, failures: Sequence[str]) -> None:
+        super().__init__(
+            "aliases and tags do not follow what serves: "
+            + "; ".join(failures)
+            + "; mend the cause and clear this task"
+        )
 
 
 class PromotionByHandError(SettingsError):

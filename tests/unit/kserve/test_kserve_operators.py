@@ -1,11 +1,16 @@
 """The operators around the triggers: what they defer to, what they make of events, what they refuse."""
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, TaskDeferred
 
 from ml_lifecycle.kserve import operators
-from ml_lifecycle.kserve.exceptions import RolloutError
-from ml_lifecycle.kserve.operators import CanaryOperator, CloseRolloutOperator, OpenRolloutOperator
+from ml_lifecycle.kserve.exceptions import RolloutError, RolloutStuckError
+from ml_lifecycle.kserve.operators import (
+    CanaryOperator,
+    CloseRolloutOperator,
+    OpenRolloutOperator,
+    SweepRolloutsOperator,
+)
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.smoke_test import SmokeTestOperator, arguments
 from ml_lifecycle.kserve.triggers import CloseTrigger
@@ -98,3 +103,33 @@ def test_the_smoke_test_asks_the_revision_by_way_of_the_ingress(rollout):
 def test_without_an_ingress_the_address_must_resolve(rollout):
     rollout["serving"]["ingress"] = None
     assert "--connect" not in arguments(RolloutRequest.model_validate(rollout), "http://x")
+
+
+@pytest.mark.parametrize(
+    ("swept", "left", "ends"),
+    [
+        ([], [], AirflowSkipException),
+        ([], ["digits: stuck"], RolloutStuckError),
+        ([{"model": "digits"}], ["letters: stuck"], None),
+    ],
+)
+def test_a_sweep_never_loses_the_report_of_what_it_closed(monkeypatch, swept, left, ends):
+    async def sweep(*_, **__):
+        return swept, left
+
+    monkeypatch.setattr(operators, "_sweep", sweep)
+    operator = SweepRolloutsOperator(task_id="sweep_rollouts")
+    if ends is None:
+        assert operator.execute(CONTEXT) == swept
+    else:
+        with pytest.raises(ends):
+            operator.execute(CONTEXT)
+
+
+def test_a_dry_sweep_says_what_it_would_close(monkeypatch):
+    async def sweep(*_, **__):
+        return [{"model": "digits"}], []
+
+    monkeypatch.setattr(operators, "_sweep", sweep)
+    with pytest.raises(AirflowSkipException, match="would close digits"):
+        SweepRolloutsOperator(task_id="sweep_rollouts", dry_run="True").execute(CONTEXT)
