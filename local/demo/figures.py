@@ -31,13 +31,12 @@ class Scaling:
     """What the scaler did while the load rose."""
 
     capacity: float
-    utilization: float
     points: list[LoadPoint] = field(default_factory=list)
     changes: list[dict[str, Any]] = field(default_factory=list)
 
-    def carried(self, replicas: int) -> float:
-        """Requests a second that so many replicas carry at the target utilisation."""
-        return replicas * self.capacity * self.utilization
+    def full(self, replicas: int) -> float:
+        """Requests a second that are all that so many replicas can take."""
+        return replicas * self.capacity
 
 
 @dataclass

@@ -112,7 +112,7 @@ class Story:
 
     def scale(self) -> None:
         """Raise the load and let the scaler see it coming."""
-        scaling = Scaling(capacity=CAPACITY, utilization=UTILIZATION)
+        scaling = Scaling(capacity=CAPACITY)
         self._cluster.scale_by_forecast(
             self._subject.model,
             min_replicas=1,

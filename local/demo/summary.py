@@ -126,10 +126,10 @@ def _scaling(scaling: Scaling) -> RenderableType:
 
 
 def _crossing(scaling: Scaling, before: int, crossed: float, lead: float) -> str:
-    carry = f"{before} replicas carry" if before > 1 else "1 replica carries"
+    old = f"{before} replicas" if before > 1 else "1 replica"
     ran = f"{lead:.0f} s before" if lead >= 0 else f"only {-lead:.0f} s after"
     return (
-        f"at +{crossed:.0f} s the load passed {scaling.carried(before):.0f}/s, what {carry}: "
+        f"at +{crossed:.0f} s the load passed {scaling.full(before):.0f}/s, all that {old} can take: "
         f"{before + 1} were running {ran}"
     )
 
@@ -139,7 +139,7 @@ def crossings(scaling: Scaling) -> list[tuple[int, float, float]]:
     found = []
     points = scaling.points
     for before in range(1, 1 + max((point.replicas for point in points), default=0)):
-        limit = scaling.carried(before)
+        limit = scaling.full(before)
         crossed = next((point.at for point in points if point.rate > limit), None)
         ready = next((point.at for point in points if point.replicas > before), None)
         if crossed is not None and ready is not None and points[0].rate <= limit:
