@@ -403,6 +403,7 @@ async def test_a_service_becomes_ready_and_answers(cluster):
     assert revision["status"]["actualReplicas"] == revision["status"]["desiredReplicas"] == 1
 
 
+@pytest.mark.slow
 async def test_a_canary_from_zero_to_everything(cluster):
     cluster.serve(cluster.model("one"))
     await until(cluster.ready)

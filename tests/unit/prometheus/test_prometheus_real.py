@@ -101,6 +101,7 @@ async def look(client, wanted):
     raise AssertionError("Prometheus never showed it")
 
 
+@pytest.mark.slow
 async def test_a_window_of_both_revisions_first_errors_and_resets(prometheus, exposition):
     async with PrometheusClient(prometheus) as client:
         before = await look(client, lambda found: found.stable.codes.get("200") == 100)

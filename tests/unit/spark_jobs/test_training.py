@@ -38,6 +38,7 @@ def train(specification):
     return Training(specification, Part(), torch.device("cpu"), None)
 
 
+@pytest.mark.slow
 def test_it_learns(specification):
     result = train(dataclasses.replace(specification, epochs=6)).run()
     assert result["holdout_accuracy"] > 0.9
