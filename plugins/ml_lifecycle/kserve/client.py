@@ -43,7 +43,6 @@ from ml_lifecycle.resources import resource
 log = logging.getLogger(__name__)
 
 FIELD_MANAGER = "ml-lifecycle-rollout"
-_STANDARD = frozenset({"Standard", "RawDeployment"})
 _FIRST_WINDOW_SECONDS = 60.0
 
 Clock = Callable[[], datetime]
@@ -317,11 +316,8 @@ class RolloutClient:
                 f"InferenceService {name!r} has a transformer, whose traffic KServe splits apart from the predictor's: "
                 "remove it"
             )
-        if service.mode in _STANDARD:
-            raise RolloutRefusedError(
-                f"InferenceService {name!r} runs in {service.mode} mode, where canaryTrafficPercent is ignored and a "
-                "new version would take all traffic at once: run it in Knative mode"
-            )
+        if service.unsplittable:
+            raise RolloutRefusedError(f"InferenceService {name!r} {service.unsplittable}")
         if service.rolled_out and await self.kubernetes.find(REVISION, service.rolled_out, namespace) is None:
             raise RolloutRefusedError(
                 f"revision {service.rolled_out} of InferenceService {name!r} no longer exists, so traffic cannot go "

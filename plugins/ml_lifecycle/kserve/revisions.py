@@ -8,6 +8,8 @@ from typing import Any
 
 from ml_lifecycle.kserve.manifest import Predictor
 
+_STANDARD = frozenset({"Standard", "RawDeployment"})
+_MODE_ANNOTATION = "serving.kserve.io/deploymentMode"
 _BLOCKED = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
 _UNSTARTABLE = frozenset({"ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError"})
 _MOST_RESTARTS = 2
@@ -40,6 +42,17 @@ class Service:
     failure: str
     failed_revision: str
 
+    @property
+    def unsplittable(self) -> str:
+        """Why its traffic cannot be split, and the way out; empty where it can."""
+        if self.mode not in _STANDARD:
+            return ""
+        return (
+            f"runs in {self.mode} mode, where canaryTrafficPercent is ignored and a new version would take all traffic "
+            "at once: set defaultDeploymentMode to Knative below `deploy` in KServe's ConfigMap "
+            "inferenceservice-config, delete the service if it is still there, and roll out again"
+        )
+
     def percent(self, revision: str) -> int:
         """The revision's share of the traffic, all its entries together."""
         return sum(share.percent for share in self.traffic if share.revision == revision)
@@ -55,10 +68,12 @@ def read(inference_service: Mapping[str, Any]) -> Service:
     component = (status.get("components") or {}).get("predictor") or {}
     model = status.get("modelStatus") or {}
     failure = model.get("lastFailureInfo") or {}
+    annotations = inference_service.get("metadata", {}).get("annotations") or {}
     return Service(
         predictor=Predictor.of(inference_service),
         canary_percent=inference_service["spec"]["predictor"].get("canaryTrafficPercent"),
-        mode=status.get("deploymentMode", ""),
+        # KServe's webhook writes the annotation where Standard is the cluster's default.
+        mode=status.get("deploymentMode") or annotations.get(_MODE_ANNOTATION, ""),
         url=status.get("url", ""),
         latest_created=component.get("latestCreatedRevision", ""),
         latest_ready=component.get("latestReadyRevision", ""),
@@ -86,6 +101,8 @@ def readiness(service: Service, pods: Iterable[Mapping[str, Any]], *, before: st
     The service's own Ready says little: it flaps, and is true while new pods crash. So the revision must be the
     latest created and the latest ready, its model loaded and one of its pods ready.
     """
+    if service.unsplittable:
+        return Readiness(failed=True, reason=f"the InferenceService {service.unsplittable}")
     created = service.latest_created
     if not created or created == before:
         return Readiness(reason="KServe has not created the new revision yet")

@@ -3,7 +3,7 @@
 import pytest
 
 from ml_lifecycle.kserve.revisions import read, readiness
-from tests.unit.kserve.kserve_status import BAD, GOOD, pod, seen
+from tests.unit.kserve.kserve_status import BAD, GOOD, pod, seen, service
 
 
 def new(**fields):
@@ -30,6 +30,18 @@ def test_anything_less_is_waited_for(service, pods, reason):
     assert not found.ready
     assert not found.failed
     assert reason in found.reason
+
+
+@pytest.mark.parametrize(
+    ("status", "annotation", "refused"),
+    [("Standard", None, True), ("RawDeployment", None, True), (None, "RawDeployment", True), ("Knative", None, False)],
+)
+def test_trap_8_a_service_in_standard_mode_is_never_ready_4074(status, annotation, refused):
+    document = service(created=BAD, ready=BAD, **({"deploymentMode": status} if status else {}))
+    document["metadata"]["annotations"] = {"serving.kserve.io/deploymentMode": annotation} if annotation else {}
+    found = readiness(read(document), [pod()], before=GOOD)
+    assert (found.failed, found.ready) == (refused, not refused)
+    assert ("Knative" in found.reason) == refused
 
 
 def test_trap_4_ready_while_pods_crash_1474():
