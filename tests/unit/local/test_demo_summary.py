@@ -1,0 +1,84 @@
+"""The demo's summary: what a person reads of the figures."""
+
+from io import StringIO
+
+from rich.console import Console
+
+from local.demo.figures import Figures, LoadPoint, Scaling, Training
+from local.demo.summary import crossings, show
+
+SIDE = {"requests": 100, "errors": 0, "p95_ms": 12.3}
+STEP = {
+    "percent": 10,
+    "looks": 4,
+    "canary": SIDE,
+    "stable": {**SIDE, "p95_ms": None},
+    "verdict": "hold",
+    "reason": "early",
+}
+
+
+def shown(figures: Figures) -> str:
+    output = StringIO()
+    show(Console(file=output, width=120, highlight=False), figures, 432.0)
+    return output.getvalue()
+
+
+def figures(**changes):
+    training = Training(
+        version="2",
+        ingest={"images": 1797, "corrupt": 1, "reused": False},
+        training={"train_images": 1444},
+        evaluation={"accuracy": 0.994, "loss": 0.046, "holdout_images": 353},
+        rollout={"outcome": "promoted", "reason": "no errors", "seconds": 93.0, "steps": [STEP]},
+    )
+    cluster = {
+        "name": "ml-digits-1",
+        "created": 100.0,
+        "deleted": 165.0,
+        "jobs": [{"name": "train-1", "status": "DONE"}],
+    }
+    given = {
+        "trainings": [training],
+        "clusters": [cluster],
+        "aliases": {"live": "2", "champion": "2"},
+        "service_url": "http://s",
+    }
+    return Figures(model="digits", **{**given, **changes})
+
+
+def test_it_tells_clusters_versions_steps_and_addresses():
+    text = shown(figures())
+    assert "7 min 12 s" in text
+    assert "ml-digits-1" in text
+    assert "65 s" in text
+    assert "train done" in text
+    assert "99.4%" in text
+    assert "champion, live" in text
+    assert "hold after 4 looks" in text
+    assert "12 ms" in text
+    assert "promoted: no errors" in text
+    assert "curl http://s/v1/models/digits:predict" in text
+
+
+def test_a_cluster_that_lives_stands_out():
+    cluster = {"name": "ml-digits-1", "created": 100.0, "deleted": None, "jobs": []}
+    assert "NO" in shown(figures(clusters=[cluster]))
+
+
+def test_crossings_tell_how_much_earlier_a_replica_ran():
+    points = [
+        LoadPoint(at, rate, replicas) for at, rate, replicas in ((0, 50, 2), (20, 60, 3), (30, 85, 3), (40, 100, 4))
+    ]
+    assert crossings(Scaling(capacity=40, points=points)) == [(2, 30, 10)]
+
+
+def test_a_replica_that_came_late_is_told_as_late():
+    points = [LoadPoint(at, rate, replicas) for at, rate, replicas in ((0, 50, 2), (20, 85, 2), (26, 90, 3))]
+    scaling = Scaling(capacity=40, points=points)
+    assert crossings(scaling) == [(2, 20, -6)]
+    assert "only 6 s after" in shown(figures(scaling=scaling))
+
+
+def test_a_load_that_never_rises_has_no_crossing():
+    assert crossings(Scaling(capacity=40)) == []

@@ -1,0 +1,111 @@
+"""The stack's data sets, settings and what may replace a stand-in."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from local.stack.dataset import model_name, provide
+from local.stack.environment import base_environment, connections, http_connection, settings
+from local.stack.exceptions import StackError
+from local.stack.layout import Layout
+from ml_lifecycle.settings import MODEL_NAME, parse_settings
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent.parent
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return Layout(tmp_path)
+
+
+@given(st.text(max_size=60))
+def test_every_folder_gives_a_model_name_that_is_taken(name):
+    assert MODEL_NAME.fullmatch(model_name(name)), model_name(name)
+
+
+def test_an_image_folder_of_ones_own_comes_into_the_data_lake(tmp_path):
+    image = tmp_path / "My Cats" / "tabby" / "a.png"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"picture")
+    subject = provide(tmp_path / "lake", tmp_path / "My Cats")
+    assert (subject.model, subject.dataset) == ("my-cats", "My-Cats")
+    assert (tmp_path / "lake/datasets/My-Cats/tabby/a.png").read_bytes() == b"picture"
+
+
+def test_a_missing_folder_is_refused_with_what_is_expected(tmp_path):
+    with pytest.raises(StackError, match=r"DATASET=.*absent is no folder: give a folder of images by class"):
+        provide(tmp_path / "lake", tmp_path / "absent")
+
+
+def test_the_laptops_settings_are_valid(layout, tmp_path):
+    found = parse_settings(settings(layout, tmp_path / "environment.tar.gz"), "digits")
+    assert found.data_lake == layout.data_lake.as_uri()
+    assert found.rollout.steps == (10, 25, 50, 100)
+
+
+def test_real_things_leave_the_laptops_values_out(layout, tmp_path, monkeypatch):
+    own = tmp_path / "own.json"
+    own.write_text(
+        json.dumps({"defaults": {"cluster": {"folder_id": "b1g"}, "serving": {"image": "registry/serving:1"}}})
+    )
+    for name, value in {"YC_SERVICE_ACCOUNT_KEY": "key.json", "KUBECONFIG": "config", "SETTINGS": str(own)}.items():
+        monkeypatch.setenv(f"ML_LIFECYCLE_REAL_{name}", value)
+    found = parse_settings(settings(layout, tmp_path / "environment.tar.gz"), "digits")
+    assert found.cluster.folder_id == "b1g"
+    assert found.cluster.secret_id is None
+    assert found.serving.image == "registry/serving:1"
+    assert found.serving.ingress is None
+
+
+def test_a_kubeconfig_of_the_environment_reaches_nothing(layout, monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", "/home/me/.kube/production")
+    asked = subprocess.run(
+        ["make", "--no-print-directory", "--eval", "shown: ; @echo [$(ML_LIFECYCLE_REAL_KUBECONFIG)]", "shown"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert asked.stdout.strip() == "[]"
+    assert "KUBECONFIG" not in base_environment()
+
+
+def test_a_kubeconfig_of_makes_command_line_replaces_the_stand_in():
+    asked = subprocess.run(
+        [
+            "make",
+            "--no-print-directory",
+            "KUBECONFIG=own",
+            "--eval",
+            "shown: ; @echo [$$ML_LIFECYCLE_REAL_KUBECONFIG]",
+            "shown",
+        ],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert asked.stdout.strip() == "[own]"
+
+
+def test_connections_lead_to_the_stand_ins(layout, tmp_path):
+    found = connections(layout, tmp_path / "kubeconfig")
+    assert json.loads(found["AIRFLOW_CONN_MLFLOW_DEFAULT"])["port"] == layout.ports["mlflow"]
+    assert json.loads(found["AIRFLOW_CONN_KUBERNETES_DEFAULT"])["extra"] == {
+        "kube_config_path": str(tmp_path / "kubeconfig")
+    }
+
+
+def test_a_url_with_credentials_becomes_a_connection():
+    assert json.loads(http_connection("https://me:secret@mlflow.example.org")) == {
+        "conn_type": "http",
+        "host": "mlflow.example.org",
+        "schema": "https",
+        "port": 443,
+        "login": "me",
+        "password": "secret",
+    }
