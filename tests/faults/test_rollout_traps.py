@@ -1,6 +1,7 @@
 """KServe's traps and other people's hands, against the Kubernetes stand-in. Each trap bears the number of the issue."""
 
 import asyncio
+import json
 
 import pytest
 
@@ -188,7 +189,7 @@ async def test_the_sweep_closes_abandoned_rollouts_as_settings_say(cluster, on_d
 
 
 async def test_a_frozen_canary_is_withdrawn_when_the_next_version_comes(cluster):
-    overrides = {"rollout.on_deadline": "freeze", "rollout.deadline_minutes": 0.02}
+    overrides = {"rollout.on_deadline": "freeze", "rollout.deadline_minutes": 0.02, "rollout.dwell_seconds": 60}
     report = await go_live(cluster, "2", "second", **overrides)
     assert report["outcome"] == "frozen"
     assert cluster.service["spec"]["predictor"]["canaryTrafficPercent"] == 10
@@ -224,6 +225,43 @@ async def test_prometheus_away_for_a_while_only_costs_time(cluster):
     assert not looking.done()
     cluster.traffic.down = False
     assert (await looking)["decision"] == "promoted"
+
+
+def by_hand(cluster, version):
+    """`kubectl patch`, which owns the field from then on."""
+    edit = {"spec": {"predictor": {"model": {"storageUri": cluster.version(version)}}}}
+    cluster.store.merge_patch(INFERENCE_SERVICE, MODEL, NAMESPACE, edit, field_manager="kubectl-patch")
+
+
+async def test_a_change_by_hand_is_refused_with_both_ways_out_each_time(cluster):
+    before = cluster.lease["metadata"]["annotations"]
+    by_hand(cluster, "9")
+    for holder in ("second", "third"):
+        said = await refused(cluster, "2", holder)
+        assert "kubectl-patch" in said
+        undo = {"spec": {"predictor": {"model": {"storageUri": cluster.version("1")}}}}
+        assert f"kubectl -n models patch inferenceservice digits --type merge -p '{json.dumps(undo)}'" in said
+        assert "roll_out_model with version = '9'" in said
+        assert (await event(CloseTrigger, holder)) == {"status": "absent"}, "it has not been"
+        assert cluster.lease["metadata"]["annotations"] == before
+        assert cluster.is_clean()
+
+
+async def test_a_change_by_hand_that_was_undone_by_hand_is_taken_over(cluster):
+    by_hand(cluster, "9")
+    by_hand(cluster, "1")
+    await until(lambda: len(cluster.shares()) == 1 and cluster.component["latestReadyRevision"].endswith("3"))
+    report = await go_live(cluster, "2", "second")
+    assert (report["outcome"], report["stable_version"]) == ("promoted", "1")
+
+
+async def test_a_change_by_hand_that_was_rolled_out_where_it_stands_is_taken_over(cluster):
+    by_hand(cluster, "9")
+    await until(lambda: cluster.component["latestRolledoutRevision"].endswith("2"))
+    kept = await go_live(cluster, "9", "second")
+    assert (kept["outcome"], kept["kind"]) == ("promoted", "unchanged")
+    report = await go_live(cluster, "2", "third")
+    assert (report["outcome"], report["stable_version"]) == ("promoted", "9")
 
 
 async def test_a_service_that_is_not_ours_is_refused(cluster):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import shlex
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import Any
 
 from ml_lifecycle.canary.snapshot import Gap, Snapshot
 from ml_lifecycle.kserve.exceptions import RolloutInterruptedError, RolloutRefusedError, RolloutStuckError
-from ml_lifecycle.kserve.manifest import Predictor, Templates, is_ours, predictor
+from ml_lifecycle.kserve.manifest import Predictor, Templates, is_ours, picked, predictor
 from ml_lifecycle.kserve.queries import PRESETS, snapshot
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.revisions import Readiness, Service, read, readiness
@@ -27,6 +28,7 @@ from ml_lifecycle.kserve.rollout import (
     RolloutState,
     begin_testing,
     ended,
+    left_serving,
     next_closing,
     noted,
     opened,
@@ -146,18 +148,39 @@ class RolloutClient:
         candidate = predictor(request.serving, request.storage_uri, runtime["metadata"]["name"])
         if await self._scaled(request):
             candidate = candidate.without_replicas()
+        left = await self.load(request.namespace, request.model)
         state = await self.save(opened(request, self.holder, candidate, live, self.now()))
         cases = self._templates.golden_config_map(request.golden_name, request.namespace, request.model, golden)
         await self.kubernetes.apply(cases, field_manager=FIELD_MANAGER, force=True)
         if state.kind is Kind.UNCHANGED:
             return state
         await self.kubernetes.apply(runtime, field_manager=FIELD_MANAGER)
+        # Percent and storageUri in one request: a percent alone would move traffic to an older revision.
+        percent = 0 if state.kind is Kind.CANARY else None
         try:
-            # Percent and storageUri in one request: a percent alone would move traffic to an older revision.
-            await self.apply(state, candidate, 0 if state.kind is Kind.CANARY else None)
-        except ConflictError as error:
-            raise RolloutRefusedError(f"InferenceService {request.model!r} cannot be changed: {error}") from error
+            await self.apply(state, candidate, percent)
+        except ConflictError as conflict:
+            await self._check_disputed(state, left, conflict)
+            await self.apply(state, candidate, percent, force=True)
         return state
+
+    async def _check_disputed(self, state: RolloutState, left: RolloutState | None, conflict: ConflictError) -> None:
+        """RolloutRefusedError unless what others own is as the last rollout `left` it: so no change of theirs is lost.
+
+        After the refusal the Lease is as before: this rollout has not been.
+        """
+        name, namespace = state.service, state.request.namespace
+        wanted, found = None, await self.kubernetes.find(INFERENCE_SERVICE, name, namespace) or {}
+        if left is not None and (serving := left_serving(left)):
+            wanted = picked(self._templates.inference_service(name, namespace, serving, None), conflict.owners)
+        if wanted and wanted == picked(found, conflict.owners):
+            log.info("taking over what others own, for it is as the last rollout left it: %s", conflict.message)
+            return
+        await self.kubernetes.delete(CONFIG_MAP, state.request.golden_name, namespace)
+        before = _annotations(left) if left is not None else {STATE_ANNOTATION: None}
+        await leases.release(self.kubernetes, namespace, leases.lease_name(name), self.holder, before)
+        version = state.stable.version if state.stable else ""
+        raise RolloutRefusedError(_disputed(name, namespace, conflict, wanted, version))
 
     async def apply(
         self, state: RolloutState, predictor: Predictor, percent: int | None, *, force: bool = False
@@ -357,6 +380,21 @@ def _goes_on(left: RolloutState, request: RolloutRequest) -> bool:
     """Whether the undecided rollout that was left is of this very version."""
     undecided = left.phase is not Phase.CLOSED and left.decision is None
     return undecided and left.request.storage_uri == request.storage_uri
+
+
+def _disputed(name: str, namespace: str, conflict: ConflictError, undo: dict[str, Any] | None, version: str) -> str:
+    """What somebody changed, and both ways out: `undo` it by a merge patch, or keep the `version` that serves."""
+    ways = []
+    if undo:
+        patch = shlex.quote(json.dumps(undo))
+        ways.append(f"to undo it: kubectl -n {namespace} patch inferenceservice {name} --type merge -p {patch}")
+    if version:
+        ways.append(f"to keep it, as the version to go back to: first run roll_out_model with version = {version!r}")
+    ways.append("or delete the service and roll out again, without a canary")
+    return (
+        f"InferenceService {name!r} in {namespace!r} was changed by others since its last rollout, and a rollout would "
+        f"overwrite that: {conflict}; {'; '.join(ways)}"
+    )
 
 
 def _still_frozen(left: RolloutState, live: Service | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -109,6 +109,33 @@ def predictor(serving: Serving, storage_uri: str, runtime: str) -> Predictor:
         min_replicas=serving.min_replicas,
         max_replicas=serving.max_replicas,
     )
+
+
+def picked(manifest: Mapping[str, Any], fields: Iterable[str]) -> Manifest | None:
+    """These fields alone, a merge patch that sets them; None where it lacks one.
+
+    `fields` as the API names them in conflicts: ".spec.predictor.model.storageUri".
+    """
+    patch: Manifest = {}
+    for field in fields:
+        keys = _keys(manifest, field)
+        if not keys:
+            return None
+        value, inner = manifest, patch
+        for key in keys[:-1]:
+            value, inner = value[key], inner.setdefault(key, {})
+        inner[keys[-1]] = value[keys[-1]]
+    return patch
+
+
+def _keys(node: Any, field: str) -> tuple[str, ...] | None:
+    """The keys that lead to a field; keys may hold dots themselves."""
+    if not field:
+        return ()
+    for key, below in node.items() if isinstance(node, Mapping) else ():
+        if f"{field}.".startswith(f".{key}.") and (rest := _keys(below, field[len(key) + 1 :])) is not None:
+            return (key, *rest)
+    return None
 
 
 def is_ours(manifest: Mapping[str, Any]) -> bool:

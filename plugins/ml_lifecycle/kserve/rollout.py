@@ -384,6 +384,16 @@ def _restored(state: RolloutState, service: Service, stable: Predictor) -> Closi
     return Closing(Act.DONE, f"{restored} of the stable version serves all traffic")
 
 
+def left_serving(state: RolloutState) -> Predictor | None:
+    """What the service names since this rollout closed, unless somebody has changed it; None where that is open."""
+    if state.phase is not Phase.CLOSED:
+        return None
+    if state.decision is Decision.PROMOTED:
+        return state.stable if state.kind is Kind.UNCHANGED else state.candidate
+    withdrawn = state.decision is Decision.ROLLED_BACK and state.kind is Kind.CANARY and state.revision
+    return state.stable if withdrawn else None
+
+
 def report(state: RolloutState, service: Service | None, now: float) -> dict[str, Any]:
     """What happened, for people and the next task; JSON. Latencies in milliseconds, null without data."""
     return {

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from ml_lifecycle.exceptions import SettingsError
-from ml_lifecycle.kserve.manifest import Predictor, Templates, is_ours, predictor
+from ml_lifecycle.kserve.manifest import Predictor, Templates, is_ours, picked, predictor
 from ml_lifecycle.resources import resource
 from ml_lifecycle.settings import Serving, parse_settings
 
@@ -125,3 +125,20 @@ def test_the_schema_check_would_notice_a_field_that_kserve_does_not_know():
     schema = _definition("serving.kserve.io_servingruntimes.yaml")["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     with pytest.raises(jsonschema.ValidationError, match="imagePolicy"):
         jsonschema.Draft7Validator(_strict(schema, manifest)).validate(manifest)
+
+
+def test_fields_are_picked_as_the_api_names_them_though_keys_hold_dots():
+    limits = ".spec.predictor.model.resources.limits"
+    found = picked(rendered(), [".spec.predictor.model.storageUri", f"{limits}.nvidia.com/gpu", f"{limits}.cpu"])
+    assert found == {
+        "spec": {
+            "predictor": {
+                "model": {
+                    "storageUri": "s3://lake/models/digits/2",
+                    "resources": {"limits": {"nvidia.com/gpu": "1", "cpu": "500m"}},
+                }
+            }
+        }
+    }
+    assert picked(rendered(), [".spec.predictor.model.storageUri", ".spec.predictor.model.env"]) is None
+    assert picked(rendered(), [".spec.predictor.model.storage"]) is None

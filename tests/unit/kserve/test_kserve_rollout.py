@@ -20,6 +20,7 @@ from ml_lifecycle.kserve.rollout import (
     begin_canary,
     begin_testing,
     ended,
+    left_serving,
     look,
     next_closing,
     opened,
@@ -234,3 +235,22 @@ def test_a_closed_state_drops_the_looks_but_keeps_the_steps():
     assert (closed.phase, closed.evidence.errors) == (Phase.CLOSED, ())
     assert closed.steps == found.steps
     assert dataclasses.replace(closed).to_json() == closed.to_json()
+
+
+def test_what_a_closed_rollout_left_serving_is_known_unless_it_may_never_have_been_applied():
+    """On it depends whether the next rollout may take fields over that somebody else owns."""
+    rollout = state()
+    stable = rollout.stable
+
+    def left(found, decision):
+        return left_serving(found.decide(decision, "").close(9.0))
+
+    assert left(rollout, Decision.PROMOTED) == CANDIDATE
+    assert left(rollout, Decision.ROLLED_BACK) == stable
+    assert left(rollout, Decision.FROZEN) is None
+    assert left_serving(rollout) is None
+    # Killed before the service was changed: what serves may be somebody's own.
+    assert left(state(Phase.OPENING), Decision.ROLLED_BACK) is None
+    unchanged = dataclasses.replace(rollout, kind=Kind.UNCHANGED)
+    assert left(unchanged, Decision.PROMOTED) == stable
+    assert left(unchanged, Decision.ROLLED_BACK) is None
