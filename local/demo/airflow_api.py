@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 
 from local.stack.exceptions import StackError
 
+TRIES = 5
 ENDED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
 
@@ -34,7 +36,7 @@ class AirflowApi:
     """Airflow's REST API v2 on the laptop, where everyone is an administrator."""
 
     def __init__(self, url: str) -> None:
-        self._client = httpx.Client(base_url=url, timeout=30)
+        self._client = httpx.Client(base_url=url, timeout=90)
         token = self._client.get("/auth/token").raise_for_status().json()["access_token"]
         self._client.headers["Authorization"] = f"Bearer {token}"
 
@@ -53,14 +55,17 @@ class AirflowApi:
 
     def pause(self, dag: str, *, paused: bool) -> None:
         """Stop or resume a DAG's schedule."""
-        self._client.patch(f"/api/v2/dags/{dag}", json={"is_paused": paused}).raise_for_status()
+        self._ask("PATCH", f"dags/{dag}", json={"is_paused": paused}).raise_for_status()
 
     def trigger(self, dag: str, conf: dict[str, Any]) -> str:
         """Start a run by hand; its id."""
-        answer = self._client.post(f"/api/v2/dags/{dag}/dagRuns", json={"logical_date": None, "conf": conf})
-        if answer.is_error:
+        run = f"demo__{datetime.now(UTC).isoformat()}"
+        body = {"dag_run_id": run, "logical_date": None, "conf": conf}
+        answer = self._ask("POST", f"dags/{dag}/dagRuns", json=body)
+        # A conflict is our own first try, whose answer was lost.
+        if answer.is_error and answer.status_code != httpx.codes.CONFLICT:
             raise StackError(f"Airflow refused to start {dag}: {answer.text}")
-        return str(answer.json()["dag_run_id"])
+        return run
 
     def runs(self, dag: str) -> list[dict[str, Any]]:
         """The runs of a DAG, oldest first."""
@@ -87,16 +92,16 @@ class AirflowApi:
 
     def result(self, dag: str, run: str, task: str, index: int = -1) -> Any:
         """What a task returned; StackError if it returned nothing."""
-        path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{task}/xcomEntries/return_value"
-        answer = self._client.get(path, params={"map_index": index, "deserialize": False, "stringify": False})
+        path = f"dags/{dag}/dagRuns/{run}/taskInstances/{task}/xcomEntries/return_value"
+        answer = self._ask("GET", path, params={"map_index": index, "deserialize": False, "stringify": False})
         if answer.status_code == httpx.codes.NOT_FOUND:
             raise StackError(f"{task} of {dag} returned nothing: see the run {run}")
         return answer.raise_for_status().json()["value"]
 
     def error(self, dag: str, run: str, task: TaskState) -> str:
         """The error with which a task's last try ended, else its last log line; empty if it logged nothing."""
-        path = f"/api/v2/dags/{dag}/dagRuns/{run}/taskInstances/{task.task}/logs/{max(task.try_number, 1)}"
-        answer = self._client.get(path, params={"map_index": task.index}, headers={"Accept": "application/json"})
+        path = f"dags/{dag}/dagRuns/{run}/taskInstances/{task.task}/logs/{max(task.try_number, 1)}"
+        answer = self._ask("GET", path, params={"map_index": task.index}, headers={"Accept": "application/json"})
         if answer.is_error:
             return ""
         lines = [line for line in answer.json()["content"] if isinstance(line, dict)]
@@ -116,4 +121,13 @@ class AirflowApi:
         raise StackError(f"{dag} was not started by its asset within {timeout:.0f} s")
 
     def _get(self, path: str, **params: Any) -> Any:
-        return self._client.get(f"/api/v2/{path}", params=params).raise_for_status().json()
+        return self._ask("GET", path, params=params).raise_for_status().json()
+
+    def _ask(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        """One request, repeated while the server is at fault: a busy laptop's database is locked now and then."""
+        for _ in range(TRIES - 1):
+            answer = self._client.request(method, f"/api/v2/{path}", **arguments)
+            if not answer.is_server_error:
+                return answer
+            time.sleep(1)
+        return self._client.request(method, f"/api/v2/{path}", **arguments)

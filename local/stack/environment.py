@@ -100,6 +100,8 @@ def airflow_configuration(layout: Layout, dags: Path, plugins: Path, *, deferrab
     airflow = layout.url("airflow")
     return {
         "AIRFLOW_HOME": str(layout.airflow_home),
+        # Four processes share the file: one that waits for another's write must not give up after SQLite's 5 s.
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{layout.airflow_home / 'airflow.db'}?timeout=60",
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(plugins),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
