@@ -154,6 +154,21 @@ async def test_a_second_rollout_is_refused_and_says_whose_the_first_is(cluster):
     assert cluster.lease["spec"]["holderIdentity"] == "roll_out_model/second"
 
 
+async def test_a_run_killed_before_it_applied_anything_opens_the_canary_when_it_is_tried_again(cluster):
+    async with cluster.client("second") as client:
+
+        async def killed(*_, **__):
+            raise asyncio.CancelledError
+
+        client.kubernetes.apply = killed
+        with pytest.raises(asyncio.CancelledError):
+            await client.open(cluster.request("2"), "{}")
+    assert cluster.lease["spec"]["holderIdentity"] == "second"
+    assert cluster.service["spec"]["predictor"]["model"]["storageUri"].endswith("/1")
+    report = await go_live(cluster, "2", "second")
+    assert (report["outcome"], report["revisions"]["new"]) == ("promoted", "digits-predictor-00002")
+
+
 async def test_an_abandoned_rollout_is_closed_by_the_next_one(cluster):
     await open_and_wait(cluster, cluster.request("2"), "second")
     await begin(cluster, "second")

@@ -116,7 +116,7 @@ class RolloutClient:
         await self._acquire(request, {})
         left = await self.load(namespace, name)
         if left is not None and _goes_on(left, request):
-            return await self._resume(left, request)
+            return await self._resume(left, request, golden)
         if left is not None and (left.phase is not Phase.CLOSED or _still_frozen(left, live)):
             await self._clear(left)
             live = await self._live(request)
@@ -129,12 +129,16 @@ class RolloutClient:
             )
         return await self._begin(request, live, golden)
 
-    async def _resume(self, left: RolloutState, request: RolloutRequest) -> RolloutState:
+    async def _resume(self, left: RolloutState, request: RolloutRequest, golden: str) -> RolloutState:
         """Goes on; a successor does not inherit the time that passed while nobody held the Lease."""
         if left.holder != self.holder:
             log.info("taking over from %s at %s %%", left.holder, left.percent)
             left = replace(left, holder=self.holder, opened_at=self.now())
-        return await self.save(replace(left, request=request))
+        state = await self.save(replace(left, request=request))
+        if state.phase is Phase.OPENING:
+            # Whoever wrote the state may have been killed before it applied anything.
+            await self._apply_candidate(state, None, golden)
+        return state
 
     async def _clear(self, left: RolloutState) -> None:
         """Closes what another rollout left open; a frozen one is rolled back."""
@@ -150,19 +154,24 @@ class RolloutClient:
             candidate = candidate.without_replicas()
         left = await self.load(request.namespace, request.model)
         state = await self.save(opened(request, self.holder, candidate, live, self.now()))
+        await self._apply_candidate(state, left, golden)
+        return state
+
+    async def _apply_candidate(self, state: RolloutState, left: RolloutState | None, golden: str) -> None:
+        """The golden cases, the runtime and the candidate at 0 %; the same again changes nothing."""
+        request = state.request
         cases = self._templates.golden_config_map(request.golden_name, request.namespace, request.model, golden)
         await self.kubernetes.apply(cases, field_manager=FIELD_MANAGER, force=True)
         if state.kind is Kind.UNCHANGED:
-            return state
-        await self.kubernetes.apply(runtime, field_manager=FIELD_MANAGER)
+            return
+        await self.kubernetes.apply(self._templates.serving_runtime(request.serving), field_manager=FIELD_MANAGER)
         # Percent and storageUri in one request: a percent alone would move traffic to an older revision.
         percent = 0 if state.kind is Kind.CANARY else None
         try:
-            await self.apply(state, candidate, percent)
+            await self.apply(state, state.candidate, percent)
         except ConflictError as conflict:
             await self._check_disputed(state, left, conflict)
-            await self.apply(state, candidate, percent, force=True)
-        return state
+            await self.apply(state, state.candidate, percent, force=True)
 
     async def _check_disputed(self, state: RolloutState, left: RolloutState | None, conflict: ConflictError) -> None:
         """RolloutRefusedError unless what others own is as the last rollout `left` it: so no change of theirs is lost.
