@@ -20,6 +20,8 @@ def show(console: Console, figures: Figures, seconds: float) -> None:
             parts += [_rollout(training), Text()]
     if figures.scaling is not None:
         parts += [_scaling(figures.scaling), Text()]
+    if figures.load:
+        parts += [_users(figures.load), Text()]
     parts.append(_addresses(figures))
     console.print()
     console.print(Panel(Group(*parts), title=f"The life of {figures.model!r} in {_clock(seconds)}", expand=False))
@@ -145,6 +147,14 @@ def crossings(scaling: Scaling) -> list[tuple[int, float, float]]:
         if crossed is not None and ready is not None and points[0].rate <= limit:
             found.append((before, crossed, crossed - ready))
     return found
+
+
+def _users(load: dict[str, Any]) -> RenderableType:
+    latency = load["latency_seconds"]["p95"]
+    line = Text("Users", style="bold")
+    share = load["failed"] / max(load["requests"], 1)
+    seen = f"\n{load['requests']} requests, {load['failed']} failed ({share:.2%})"
+    return line.append(seen + (f", p95 {1000 * latency:.0f} ms" if latency is not None else ""), style="not bold")
 
 
 def _addresses(figures: Figures) -> RenderableType:

@@ -61,6 +61,11 @@ def test_it_tells_clusters_versions_steps_and_addresses():
     assert "curl http://s/v1/models/digits:predict" in text
 
 
+def test_it_tells_what_users_saw():
+    load = {"requests": 1200, "failed": 12, "latency_seconds": {"p95": 0.0061}}
+    assert "1200 requests, 12 failed (1.00%), p95 6 ms" in shown(figures(load=load))
+
+
 def test_a_cluster_that_lives_stands_out():
     cluster = {"name": "ml-digits-1", "created": 100.0, "deleted": None, "jobs": []}
     assert "NO" in shown(figures(clusters=[cluster]))
