@@ -7,6 +7,8 @@ import time
 from rich.console import Console
 from rich.rule import Rule
 
+from local.stack.terminal import terminal
+
 SIGNS = {
     "success": "[green]done[/green]",
     "failed": "[red]failed[/red]",
@@ -20,7 +22,7 @@ class Narrator:
     """Speaks on the console; knows how long the demo has run."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or _console()
+        self.console = console or terminal()
         self._started = time.monotonic()
 
     @property
@@ -44,9 +46,3 @@ class Narrator:
         took = f"{seconds:5.1f} s" if seconds else "       "
         hint = f"  [dim]next: {following}[/dim]" if following else ""
         self.say(f"{dag:<16} {task:<24} {SIGNS.get(state, state):<10} {took}{hint}")
-
-
-def _console() -> Console:
-    """The terminal; where output goes to a file, wide enough that the tables stay whole."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=120)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from local.stack.exceptions import StackError
 from local.stack.stack import Stack
+from local.stack.terminal import terminal
 
 RATE = 50.0
 """Requests a second: what a canary of some minutes needs."""
@@ -22,7 +24,7 @@ def main() -> int:
     parser.add_argument("action", choices=["up", "down", "status", "guard"])
     parser.add_argument("--dataset", type=Path, help="image folder of your own, <class>/<file>.png or .jpg")
     arguments = parser.parse_args()
-    stack, console = Stack(), Console(highlight=False)
+    stack, console = Stack(), terminal()
     try:
         if arguments.action == "up":
             up(stack, console, arguments.dataset)
@@ -68,11 +70,16 @@ def status(stack: Stack, console: Console) -> None:
         return
     table = Table(box=None, pad_edge=False)
     for column in ("process", "pid", "state", "address", "log"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=True)
     for process in processes:
         state = "running" if process.alive() else "[red]ended[/red]"
-        table.add_row(process.name, str(process.pid), state, process.url, process.log)
+        table.add_row(process.name, str(process.pid), state, process.url, _shown(process.log))
     console.print(table)
+
+
+def _shown(path: str) -> str:
+    """As one would type it here."""
+    return os.path.relpath(path)
 
 
 def guard(stack: Stack) -> None:
