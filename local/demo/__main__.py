@@ -26,7 +26,9 @@ def main() -> int:
     parser.add_argument("--dataset", type=Path, help="image folder of your own, <class>/<file>.png or .jpg")
     parser.add_argument("--bad-canary", action="store_true", help="show a bad version being caught")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Ctrl-C as well: a shell that starts the demo in the background has it ignored.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     narrator, stack = Narrator(), Stack()
     started = time.monotonic()
     try:

@@ -6,6 +6,8 @@ import base64
 import json
 from pathlib import Path
 
+from PIL import Image
+
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -20,9 +22,24 @@ def infer_body(image: bytes) -> bytes:
 
 
 def read_bodies(folder: Path, limit: int = 256) -> list[bytes]:
-    """One body for each of at most `limit` images, spread evenly over `folder`; NoImagesError if there is none."""
+    """One body for each of at most `limit` images, spread evenly over `folder`; NoImagesError if there is none.
+
+    A broken file is no request of a user: a server rightly refuses it, which would count as a failure.
+    """
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not files:
-        raise NoImagesError(f"--images {folder}: no file ends in {', '.join(SUFFIXES)}; give a folder of images")
     step = max(1, len(files) // limit)
-    return [infer_body(path.read_bytes()) for path in files[::step][:limit]]
+    bodies = [infer_body(path.read_bytes()) for path in files[::step][:limit] if _is_image(path)]
+    if not bodies:
+        raise NoImagesError(
+            f"--images {folder}: holds no image that ends in {', '.join(SUFFIXES)}; name another"
+        )
+    return bodies
+
+
+def _is_image(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except (OSError, SyntaxError):  # Pillow raises SyntaxError for a broken PNG
+        return False
+    return True

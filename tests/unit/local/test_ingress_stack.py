@@ -9,6 +9,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from local.kubernetes.controllers.process import free_port
@@ -68,7 +69,7 @@ async def test_a_canary_with_a_fault_under_load(tmp_path):
     for answer in ("one", "two"):
         (tmp_path / answer).mkdir()
         (tmp_path / answer / "answer").write_text(answer)
-        (tmp_path / answer / "a.png").write_bytes(b"no picture")
+        Image.new("L", (2, 2)).save(tmp_path / answer / "a.png")
     images = {IMAGE: {"entrypoint": [sys.executable, "-I", "-S", str(tmp_path / "server.py")]}}
     state = ("--state", tmp_path / "state")
     port = free_port()

@@ -1,4 +1,5 @@
 import asyncio
+import base64
 import contextlib
 import json
 import random
@@ -7,6 +8,7 @@ import time
 import aiohttp
 import pytest
 from aiohttp import web
+from PIL import Image
 
 from local.load import LoadGenerator
 from local.load.requests import NoImagesError, read_bodies
@@ -53,16 +55,15 @@ def _quick(monkeypatch):
 
 async def test_it_sends_v2_requests_at_the_rate_which_may_change(tmp_path):
     (tmp_path / "3").mkdir()
-    (tmp_path / "3" / "a.png").write_bytes(b"picture")
+    Image.new("L", (2, 2)).save(tmp_path / "3" / "a.png")
+    encoded = base64.b64encode((tmp_path / "3" / "a.png").read_bytes()).decode()
     service = Service()
     async with serving(service) as port, generator(port, bodies=read_bodies(tmp_path)) as load:
         await asyncio.sleep(0.6)
         assert 40 <= len(service.requests) <= 65
         path, host, body = service.requests[0]
         assert (path, host) == ("/v2/models/digits/infer", "digits-models.localhost")
-        assert json.loads(body) == {
-            "inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": ["cGljdHVyZQ=="]}]
-        }
+        assert json.loads(body) == {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [encoded]}]}
         assert (await admin(load, "PUT", "/rate", json={"requests_per_second": 0}))[0] == 200
         await asyncio.sleep(0.05)
         before = len(service.requests)
@@ -169,13 +170,13 @@ def test_a_long_stall_is_not_made_up_for():
 
 def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "readme.txt").write_text("no")
-    with pytest.raises(NoImagesError, match="give a folder of images"):
+    with pytest.raises(NoImagesError, match="holds no image that ends in"):
         read_bodies(tmp_path)
 
 
 def test_images_are_spread_over_the_folder(tmp_path):
     for number in range(100):
-        (tmp_path / f"{number:03}.png").write_bytes(b"%d" % number)
+        Image.new("L", (2, 2), number).save(tmp_path / f"{number:03}.png")
     assert len(read_bodies(tmp_path, limit=10)) == 10
 
 
@@ -199,3 +200,9 @@ async def test_leaving_is_quick_with_requests_under_way():
             await asyncio.sleep(0.1)
             started = time.monotonic()
         assert time.monotonic() - started < 1
+
+
+def test_a_broken_file_is_not_sent(tmp_path):
+    Image.new("L", (2, 2)).save(tmp_path / "good.png")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    assert len(read_bodies(tmp_path)) == 1
