@@ -90,6 +90,10 @@ class AirflowApi:
         ]
         return sorted(found, key=lambda task: task.started)
 
+    def downstream(self, dag: str) -> dict[str, list[str]]:
+        """The tasks that come right after each task."""
+        return {task["task_id"]: task["downstream_task_ids"] for task in self._get(f"dags/{dag}/tasks")["tasks"]}
+
     def result(self, dag: str, run: str, task: str, index: int = -1) -> Any:
         """What a task returned; StackError if it returned nothing."""
         path = f"dags/{dag}/dagRuns/{run}/taskInstances/{task}/xcomEntries/return_value"

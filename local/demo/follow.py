@@ -27,11 +27,12 @@ def follow(
     `watch` is called at each look, for what happens beside the tasks.
     """
     told: dict[tuple[str, int], str] = {}
+    downstream = api.downstream(dag)
     deadline = time.monotonic() + timeout
     while True:
         state = api.run_state(dag, run)
         tasks = api.tasks(dag, run)
-        _tell(narrator, dag, tasks, told)
+        _tell(narrator, dag, tasks, told, downstream)
         if watch is not None:
             watch()
         if state in ("success", "failed"):
@@ -44,18 +45,26 @@ def follow(
     return tasks
 
 
-def _tell(narrator: Narrator, dag: str, tasks: list[TaskState], told: dict[tuple[str, int], str]) -> None:
+def _tell(
+    narrator: Narrator,
+    dag: str,
+    tasks: list[TaskState],
+    told: dict[tuple[str, int], str],
+    downstream: dict[str, list[str]],
+) -> None:
+    begun = {task.task for task in tasks if task.state not in ("waiting", "scheduled", "queued")}
     for task in tasks:
         known = told.get(task.key)
         if task.state == known:
             continue
         told[task.key] = task.state
         if task.state in ENDED or task.state == "up_for_retry":
-            narrator.task(dag, _name(task), task.state, task.seconds, None)
+            following = [name for name in downstream.get(task.task, ()) if name not in begun]
+            narrator.task(dag, _name(task), task.state, task.seconds, ", ".join(sorted(following)))
         elif known is None and task.state == "running":
-            narrator.task(dag, _name(task), "running", 0, None)
+            narrator.task(dag, _name(task), "running", 0)
         elif task.state == "deferred":
-            narrator.task(dag, _name(task), "waiting in the triggerer", 0, None)
+            narrator.task(dag, _name(task), "waiting in the triggerer", 0)
 
 
 def _name(task: TaskState) -> str:

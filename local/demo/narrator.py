@@ -41,7 +41,7 @@ class Narrator:
         """One event."""
         self.console.print(f"[dim]{self.elapsed:>5}[/dim]  {text}", soft_wrap=True)
 
-    def task(self, dag: str, task: str, state: str, seconds: float, following: str | None) -> None:
+    def task(self, dag: str, task: str, state: str, seconds: float, following: str = "") -> None:
         """A task reached a state; `following` is what comes next."""
         took = f"{seconds:5.1f} s" if seconds else "       "
         hint = f"  [dim]next: {following}[/dim]" if following else ""
