@@ -30,9 +30,7 @@ def read_bodies(folder: Path, limit: int = 256) -> list[bytes]:
     step = max(1, len(files) // limit)
     bodies = [infer_body(path.read_bytes()) for path in files[::step][:limit] if _is_image(path)]
     if not bodies:
-        raise NoImagesError(
-            f"--images {folder}: holds no image that ends in {', '.join(SUFFIXES)}; name another"
-        )
+        raise NoImagesError(f"--images {folder}: holds no image that ends in {', '.join(SUFFIXES)}; name another")
     return bodies
 
 
