@@ -150,3 +150,13 @@ def tracking_connection(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> 
     document = {"conn_type": "http", "host": host, "port": int(port), "schema": "http"}
     monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps(document))
     return mlflow_server
+
+
+@pytest.fixture
+def no_asset_events(airflow_home: Path) -> None:
+    """Forget the events of earlier tests: they share one Airflow."""
+    from airflow.models.asset import AssetEvent
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        session.query(AssetEvent).delete()

@@ -108,6 +108,7 @@ def test_what_cannot_be_rolled_out_is_refused_before_anything_is_changed(cluster
     assert (cluster.service, cluster.lease) == (None, None)
 
 
+@pytest.mark.usefixtures("no_asset_events")
 def test_without_a_model_and_without_an_event_there_is_nothing_to_do(cluster, registry, run_dag, states):
     run = run_dag("roll_out_model.py", "roll_out_model", {})
     assert (run.state, states(run)["champions"]) == ("success", "success")
