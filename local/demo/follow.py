@@ -59,12 +59,19 @@ def _tell(
             continue
         told[task.key] = task.state
         if task.state in ENDED or task.state == "up_for_retry":
-            following = [name for name in downstream.get(task.task, ()) if name not in begun]
-            narrator.task(dag, _name(task), task.state, task.seconds, ", ".join(sorted(following)))
+            following = [name for name in _due(downstream, tasks, task.task) if name not in begun]
+            narrator.task(dag, _name(task), task.state, task.seconds, ", ".join(following))
         elif known is None and task.state == "running":
             narrator.task(dag, _name(task), "running", 0)
         elif task.state == "deferred":
             narrator.task(dag, _name(task), "waiting in the triggerer", 0)
+
+
+def _due(downstream: dict[str, list[str]], tasks: list[TaskState], ended: str) -> list[str]:
+    """The tasks for which nothing is missing any more, now that `ended` has."""
+    done = {task.task for task in tasks if task.state in ENDED}
+    upstream = {name: {other for other, after in downstream.items() if name in after} for name in downstream}
+    return sorted(name for name in downstream.get(ended, ()) if upstream[name] <= done)
 
 
 def _name(task: TaskState) -> str:
