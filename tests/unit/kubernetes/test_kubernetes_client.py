@@ -27,6 +27,8 @@ from ml_lifecycle.kubernetes.exceptions import (
 )
 from ml_lifecycle.kubernetes.resource import CONFIG_MAP, NAMESPACE, POD
 
+pytestmark = pytest.mark.slow  # starts programs or a database
+
 REPOSITORY = Path(__file__).parents[3]
 SERVER_ERRORS = (429, 500, 502, 503, 504)
 

@@ -27,6 +27,8 @@ from ml_lifecycle.kubernetes.resource import (
     SERVING_RUNTIME,
 )
 
+pytestmark = pytest.mark.slow  # starts programs or a database
+
 IMAGE = "test/server:1"
 # Serves what the model folder's file `answer` holds; `crash` ends at once, `never` never listens.
 SERVER = """

@@ -12,6 +12,8 @@ import pytest
 from local.stack.exceptions import StackError
 from local.stack.processes import Processes, wait_until
 
+pytestmark = pytest.mark.slow  # starts programs or a database
+
 CHILD = "import time; time.sleep(60)"
 PARENT = (
     "import subprocess, sys, time\n"

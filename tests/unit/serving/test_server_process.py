@@ -16,6 +16,8 @@ import pytest
 
 from serving.smoke_test import main as smoke_test
 
+pytestmark = pytest.mark.slow  # starts programs or a database
+
 REPOSITORY = Path(__file__).parents[3]
 
 

@@ -15,6 +15,8 @@ from ml_lifecycle.tracking.client import TrackingClient
 from ml_lifecycle.tracking.exceptions import AliasesStaleError
 from ml_lifecycle.tracking.rollout_aliases import follow_rollout, follow_rollouts
 
+pytestmark = pytest.mark.slow  # starts programs or a database
+
 numbers = itertools.count()
 
 

@@ -19,6 +19,8 @@ from ml_lifecycle.tracking.exceptions import (
     VersionMissingError,
 )
 
+pytestmark = pytest.mark.slow  # starts programs or a database
+
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
