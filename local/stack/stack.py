@@ -49,7 +49,7 @@ class Stack:
         self._dags, self._plugins, self._deferrable = dags, plugins, deferrable
         self.processes = Processes(self.layout.processes)
 
-    def up(self, progress: Progress = print, *, with_airflow: bool = True) -> None:
+    def up(self, progress: Progress = print) -> None:
         """Start everything and wait until it serves; on any failure stop what was started and raise StackError."""
         if running := [process.name for process in self.processes.all() if process.alive()]:
             raise StackError(
@@ -58,7 +58,7 @@ class Stack:
         self.processes.stop_all(grace_seconds=1)
         self.layout.forget_ports()
         try:
-            self._start(progress, with_airflow=with_airflow)
+            self._start(progress)
         except BaseException:
             self.down()
             raise
@@ -131,7 +131,7 @@ class Stack:
         for entry in ("airflow", "data_lake", "kubernetes", "mlflow", "prometheus", "yandex", "logs/tasks"):
             shutil.rmtree(self.layout.state / entry, ignore_errors=True)
 
-    def _start(self, progress: Progress, *, with_airflow: bool) -> None:
+    def _start(self, progress: Progress) -> None:
         """Start what needs nothing, then Airflow beside it, then what needs the others; then wait for all."""
         services = list(stand_ins(self.layout))
         progress("starting " + ", ".join(service.name for service in services))
@@ -142,15 +142,14 @@ class Stack:
             "AIRFLOW_VAR_ML_LIFECYCLE": json.dumps(settings(self.layout, archive)),
         }
         started = self._launch(service for service in services if not service.needs)
-        migration = self._migrate(variables) if with_airflow else None
+        migration = self._migrate(variables)
         self._await(started, "yandex")
         variables |= self._yandex_variables()
         self._remember(variables)
-        if migration is not None:
-            if migration.wait() != 0:
-                raise StackError(f"airflow db migrate failed (log: {self.layout.logs / 'airflow-migrate.log'})")
-            progress("starting Airflow: API server, scheduler, DAG processor, triggerer")
-            started |= self._launch(airflow(self.layout, variables))
+        if migration.wait() != 0:
+            raise StackError(f"airflow db migrate failed (log: {self.layout.logs / 'airflow-migrate.log'})")
+        progress("starting Airflow: API server, scheduler, DAG processor, triggerer")
+        started |= self._launch(airflow(self.layout, variables))
         for service in services:
             self._await(started, *service.needs)
             if service.needs:

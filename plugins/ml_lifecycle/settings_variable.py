@@ -16,12 +16,6 @@ def read_settings(model: str, overrides: Mapping[str, Any] | None = None) -> Set
     return parse_settings(read_variable(), model, overrides)
 
 
-def known_models() -> list[str]:
-    """The models that have settings of their own."""
-    document = read_variable()
-    return sorted(document.get("models", {}))
-
-
 def read_variable() -> Mapping[str, Any]:
     """The Variable's document; SettingsError where it is missing or no JSON object."""
     from airflow.sdk import Variable
