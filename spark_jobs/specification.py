@@ -15,6 +15,9 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from spark_jobs.exceptions import SpecificationError
 
 Specification = TypeVar("Specification")
+ENCODINGS = ("pixels", "files")
+CLASS_WEIGHTS = ("none", "balanced")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 def require(condition: bool, key: str, value: object, allowed: str) -> None:  # noqa: FBT001
@@ -44,6 +47,7 @@ class IngestSpecification(Image):
     holdout: float
     max_corrupt: float
     shard_rows: int
+    encoding: str
     result_uri: str
     secret_id: str | None
 
@@ -52,11 +56,12 @@ class IngestSpecification(Image):
         require(0 < self.holdout < 1, "holdout", self.holdout, "between 0 and 1")
         require(0 <= self.max_corrupt <= 1, "max_corrupt", self.max_corrupt, "0 to 1")
         require(self.shard_rows >= 1, "shard_rows", self.shard_rows, "1 or more")
+        require(self.encoding in ENCODINGS, "encoding", self.encoding, f"one of {', '.join(ENCODINGS)}")
 
 
 @dataclass(frozen=True)
 class TrainSpecification(Image):
-    """One training run; `fraction` is the share of the training split that is used."""
+    """One training run; what each field means stands in the settings of the same name."""
 
     prepared_uri: str
     checkpoint_uri: str
@@ -65,9 +70,22 @@ class TrainSpecification(Image):
     epochs: int
     fraction: float
     batch_size: int
+    accumulation: int
     learning_rate: float
+    weight_decay: float
+    label_smoothing: float
+    class_weights: str
+    flip: bool
+    shift: float
+    validation: float
+    patience: int | None
     processes: int
+    loader_workers: int | None
     width: int
+    depth: int
+    initial_state: str | None
+    precision: str
+    checkpoint_minutes: float
     seed: int
     gpu: bool
     result_uri: str
@@ -78,7 +96,16 @@ class TrainSpecification(Image):
         require(0 < self.fraction <= 1, "fraction", self.fraction, "above 0 and at most 1")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
         require(self.seed >= 0, "seed", self.seed, "0 or more")
-        for key in ("epochs", "batch_size", "processes", "width"):
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "at least 0 and below 1")
+        weights = ", ".join(CLASS_WEIGHTS)
+        require(self.class_weights in CLASS_WEIGHTS, "class_weights", self.class_weights, f"one of {weights}")
+        require(0 <= self.shift <= 0.5, "shift", self.shift, "0 to 0.5")
+        require(0 <= self.validation <= 0.5, "validation", self.validation, "0 to 0.5")
+        require(self.patience is None or self.validation > 0, "patience", self.patience, "null without a validation")
+        require(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
+        require(self.checkpoint_minutes > 0, "checkpoint_minutes", self.checkpoint_minutes, "above 0")
+        for key in ("epochs", "batch_size", "accumulation", "processes", "width", "depth"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "1 or more")
 
 
@@ -100,7 +127,6 @@ class EvaluateSpecification(Image):
     tracking_uri: str
     run_id: str
     champion: Champion | None
-    width: int
     batch_size: int
     result_uri: str
     secret_id: str | None

@@ -81,6 +81,11 @@ class Dataset(Section):
     holdout: float = Field(default=0.2, gt=0, lt=1, description="share of files held out, by content hash")
     max_corrupt: Fraction = Field(default=0.01, description="share of unreadable files above which ingest fails")
     shard_rows: int = Field(default=512, ge=1, description="images in one Parquet shard")
+    encoding: Literal["pixels", "files"] = Field(
+        default="pixels",
+        description="what shards hold: pixels shrunk to image_size (fast), or the files as they are (several times "
+        "smaller, decoded in every epoch)",
+    )
 
 
 class Hosts(Section):
@@ -172,23 +177,95 @@ class Cluster(Section):
 class Training(Section):
     """One training run."""
 
-    epochs: int = Field(default=5, ge=1, le=10_000, description="passes over the training split")
+    epochs: int = Field(default=5, ge=1, le=10_000, description="passes over the training split, at most")
     fraction: float = Field(default=1.0, gt=0, le=1, description="share of the training split that is used")
-    batch_size: int = Field(default=64, ge=1, description="images a process sees in one step")
+    batch_size: int = Field(default=64, ge=1, description="images a process sees at once")
+    accumulation: int = Field(default=1, ge=1, description="batches whose gradients make one step")
     learning_rate: float = Field(default=0.01, gt=0, description="peak learning rate")
+    weight_decay: float = Field(default=0.05, ge=0, description="AdamW's weight decay")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of a label given to all classes")
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none", description="balanced: every class weighs the same in the loss, however few its images"
+    )
+    flip: bool = Field(default=False, description="mirror half of the images left to right")
+    shift: float = Field(default=0.0, ge=0, le=0.5, description="move images by up to this share of their side")
+    validation: float = Field(
+        default=0.0, ge=0, le=0.5, description="share of the training split kept back to decide early stopping"
+    )
+    patience: int | None = Field(
+        default=None, ge=1, description="stop after so many epochs without a better validation loss; needs validation"
+    )
     processes: int = Field(default=2, ge=1, le=256, description="training processes, over all hosts")
+    loader_workers: int | None = Field(
+        default=None, ge=0, le=64, description="loader workers of a process; none given: 0 on CPU, 2 beside a GPU"
+    )
     width: int = Field(default=16, ge=4, le=1024, description="channels of the network's first stage")
+    depth: int = Field(default=1, ge=1, le=50, description="residual blocks in each of the three stages")
+    initial_state: str | None = Field(
+        default=None, description="URI of a trained state to start from; its head is dropped where classes differ"
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="auto: bfloat16 on GPUs that have it, float16 on others, float32 on CPU"
+    )
+    checkpoint_minutes: float = Field(default=10.0, gt=0, description="a checkpoint at least this often, mid-epoch too")
     seed: int = Field(default=0, ge=0, description="seed of initialisation and shuffling")
     gpu: bool = Field(default=False, description="train on GPUs; the job fails fast where there is none")
 
+    @model_validator(mode="after")
+    def _stopping(self) -> Self:
+        if self.patience is not None and not self.validation:
+            raise ValueError(
+                f"patience {self.patience} needs validation above 0: what decides when to stop must not be the hold-out"
+            )
+        return self
+
+
+class Approval(Section):
+    """A person's word between the gate and the alias."""
+
+    required: bool = Field(default=False, description="ask a person in Airflow before a candidate becomes champion")
+    timeout_hours: float = Field(default=24, gt=0, description="the default answer is taken after this")
+    default: Literal["approve", "reject"] = Field(default="reject", description="the answer where nobody gives one")
+
 
 class Gate(Section):
-    """What a candidate must reach to become champion."""
+    """What a candidate must reach to become champion; a limit that is not given is not checked."""
 
     min_accuracy: Fraction = Field(default=0.5, description="absolute floor on the hold-out")
     max_loss: float = Field(default=10.0, gt=0, description="absolute limit of the hold-out loss")
-    max_accuracy_drop: Fraction = Field(default=0.0, description="accuracy it may lose against the champion")
+    max_accuracy_drop: Fraction = Field(
+        default=0.02, description="accuracy it may lose against the champion; the interval's lower end decides"
+    )
+    confidence: float = Field(
+        default=0.95, gt=0.5, lt=1, description="one-sided confidence of the paired comparison with the champion"
+    )
+    min_class_accuracy: Fraction = Field(default=0.0, description="floor of the accuracy within every class")
+    class_floors: dict[str, Fraction] = Field(default_factory=dict, description="floors of single classes, by name")
+    max_model_mb: float | None = Field(default=None, gt=0, description="size of the ONNX file, millions of bytes")
+    max_latency_ms: float | None = Field(
+        default=None, gt=0, description="p95 of one image on one CPU thread of the cluster, milliseconds"
+    )
     max_onnx_difference: float = Field(default=1e-3, gt=0, description="largest difference of torch and ONNX outputs")
+    approval: Approval = Approval()
+
+
+class Cost(Section):
+    """What clusters cost and may cost; prices are yours to fill in, per hour and before discounts."""
+
+    currency: str = Field(default="RUB", pattern=r"^[A-Z]{3}$", description="of all prices")
+    host_hour: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="price of one host for an hour, by resource preset"
+    )
+    preemptible_host_hour: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="the same for preemptible hosts; the full price where it is not given"
+    )
+    disk_gib_hour: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="price of one GiB of disk for an hour, by disk type; nothing where not given"
+    )
+    expected_hours: float = Field(default=1.0, gt=0, description="how long a training's cluster is expected to live")
+    limit: float | None = Field(
+        default=None, gt=0, description="a run expected to cost more is refused; needs a price for every preset"
+    )
 
 
 class Serving(Section):
@@ -248,6 +325,7 @@ class Settings(Section):
     connections: Connections = Connections()
     dataset: Dataset = Dataset()
     cluster: Cluster = Cluster()
+    cost: Cost = Cost()
     training: Training = Training()
     gate: Gate = Gate()
     serving: Serving = Serving()

@@ -107,6 +107,7 @@ def _jobs(settings: Settings, run: TrainingRun) -> dict[str, dict[str, Any]]:
             "holdout": dataset.holdout,
             "max_corrupt": dataset.max_corrupt,
             "shard_rows": dataset.shard_rows,
+            "encoding": dataset.encoding,
             **image,
             **secret,
         },
@@ -120,7 +121,6 @@ def _jobs(settings: Settings, run: TrainingRun) -> dict[str, dict[str, Any]]:
         "evaluate": {
             "model": settings.model,
             "champion": champion,
-            "width": training.width,
             "batch_size": training.batch_size,
             **tracking,
             **image,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ml_lifecycle.assets import CANDIDATE_MODEL, ModelEvent, incoming_models
@@ -55,7 +55,7 @@ def judge_candidate(settings: Settings, version: str, *, reason: str | None = No
             return Verdict([f"version {version} is champion already"], [], run_url)
         judgement = judge(
             tracking.run_metrics(candidate.run_id),
-            Limits(**settings.gate.model_dump()),
+            Limits(**settings.gate.model_dump(include={field.name for field in fields(Limits)})),
             champion=champion.version if champion else None,
             compared_with=candidate.tags.get("compared_with"),
         )

@@ -94,6 +94,7 @@ class World:
         specification = {
             "dataset_uri": f"{self.lake}/datasets/bars", "prepared_base_uri": f"{self.lake}/prepared/bars",
             "image_size": 16, "channels": 1, "holdout": 0.2, "max_corrupt": 0.02, "shard_rows": 32,
+            "encoding": "pixels",
         }  # fmt: skip
         expect = changes.pop("expect", 0)
         return self.submit("ingest", specification | changes, expect=expect)
@@ -112,7 +113,9 @@ class World:
             "prepared_uri": prepared["prepared_uri"], "checkpoint_uri": f"{self.lake}/checkpoints/{run_id}",
             "tracking_uri": self.tracking_uri, "run_id": run_id, "epochs": 8, "fraction": 1.0, "batch_size": 16,
             "learning_rate": 0.01, "processes": 2, "width": 8, "seed": 0, "gpu": False, "image_size": 16,
-            "channels": 1,
+            "channels": 1, "accumulation": 1, "weight_decay": 0.05, "label_smoothing": 0.0, "class_weights": "none",
+            "flip": False, "shift": 0.0, "validation": 0.0, "patience": None, "loader_workers": None, "depth": 1,
+            "initial_state": None, "precision": "auto", "checkpoint_minutes": 10.0,
         }  # fmt: skip
         master, expect = options.pop("master", LOCAL), options.pop("expect", 0)
         return self.submit("train", specification | options, master=master, expect=expect)
@@ -121,7 +124,7 @@ class World:
         specification = {
             "model": "bars", "prepared_uri": prepared["prepared_uri"], "state_uri": trained["state_uri"],
             "tracking_uri": self.tracking_uri, "run_id": run_id, "champion": champion, "image_size": 16, "channels": 1,
-            "width": 8, "batch_size": 16,
+            "batch_size": 16,
         }  # fmt: skip
         return self.submit("evaluate", specification)
 

@@ -9,10 +9,13 @@ TRAIN = {
     "prepared_uri": "file:///p", "checkpoint_uri": "file:///c", "tracking_uri": "http://m", "run_id": "r", "epochs": 5,
     "fraction": 1, "batch_size": 64, "learning_rate": 0.01, "processes": 2, "width": 16, "seed": 0, "gpu": False,
     "image_size": 32, "channels": 3, "result_uri": "file:///r", "secret_id": None,
+    "accumulation": 1, "weight_decay": 0.05, "label_smoothing": 0.0, "class_weights": "none",
+    "flip": False, "shift": 0.0, "validation": 0.0, "patience": None, "loader_workers": None, "depth": 1,
+    "initial_state": None, "precision": "auto", "checkpoint_minutes": 10.0,
 }  # fmt: skip
 EVALUATE = {
     "model": "digits", "prepared_uri": "file:///p", "state_uri": "file:///s", "tracking_uri": "http://m", "run_id": "r",
-    "champion": {"version": "1", "storage_uri": "file:///m"}, "width": 16, "batch_size": 64, "image_size": 32,
+    "champion": {"version": "1", "storage_uri": "file:///m"}, "batch_size": 64, "image_size": 32,
     "channels": 3, "result_uri": "file:///r", "secret_id": "secret",
 }  # fmt: skip
 
@@ -31,7 +34,7 @@ def test_nested_and_absent_values():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epocs": 1}, "unknown key 'epocs'; allowed are batch_size"),
+        ({"epocs": 1}, "unknown key 'epocs'; allowed are accumulation"),
         ({"epochs": 0}, "epochs = 0 is refused: it must be 1 or more"),
         ({"epochs": "5"}, "epochs = '5' must be of type int"),
         ({"epochs": True}, "epochs = True must be of type int"),

@@ -30,6 +30,9 @@ def specification(prepared_uri, tmp_path):
         "tracking_uri": "http://unused", "run_id": "run", "epochs": 3, "fraction": 1.0, "batch_size": 10,
         "learning_rate": 0.01, "processes": 1, "width": 4, "seed": 1, "gpu": False, "image_size": 8, "channels": 1,
         "result_uri": "file:///unused", "secret_id": None,
+        "accumulation": 1, "weight_decay": 0.05, "label_smoothing": 0.0, "class_weights": "none",
+        "flip": False, "shift": 0.0, "validation": 0.0, "patience": None, "loader_workers": None, "depth": 1,
+        "initial_state": None, "precision": "auto", "checkpoint_minutes": 10.0,
     }  # fmt: skip
     return parse(TrainSpecification, json.dumps(document))
 
