@@ -9,7 +9,7 @@ REQUIREMENTS := requirements.txt spark_jobs/requirements.txt serving/requirement
 REAL := KUBECONFIG MLFLOW_TRACKING_URI PROMETHEUS_URL DATA_LAKE YC_SERVICE_ACCOUNT_KEY INGRESS SERVICE_HOST SETTINGS
 $(foreach name,$(REAL),$(if $(filter command,$(firstword $(origin $(name)))),$(eval export ML_LIFECYCLE_REAL_$(name) := $($(name)))))
 
-.PHONY: help demo demo-bad-canary up down status dataset test test-unit test-contract lint format bundle lock docs clean
+.PHONY: help demo demo-bad-canary up down status dataset test test-unit test-contract lint format bundle environment lock docs clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -54,6 +54,9 @@ format: .venv/installed ## format and mend what can be mended
 
 bundle: .venv/installed ## write dist/: the dags/ folder for a managed Airflow, a zip and a wheel
 	@$(RUN) -m local.bundle
+
+environment: .venv/installed ## write dist/environment-<digest>.tar.gz, the cluster's Python; PYTHON_PREFIX=/where/it/is on its hosts
+	@$(RUN) -m local.cluster_environment $(if $(PYTHON_PREFIX),--python-prefix "$(PYTHON_PREFIX)")
 
 docs: .venv/installed ## generate docs/settings.md from the code
 	@$(RUN) -m local.settings_reference
