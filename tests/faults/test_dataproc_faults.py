@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from ml_lifecycle.dataproc import client as dataproc_client
-from ml_lifecycle.dataproc import operators
 from ml_lifecycle.dataproc.client import BackOff
 from ml_lifecycle.dataproc.exceptions import ClusterFailedError, ClusterNotDeletedError, SweepError
+from ml_lifecycle.dataproc.operators import base
 from tests.unit.dataproc.simulated_run import (
     ENDLESS_JOB,
     GOOD_JOB,
@@ -358,7 +358,7 @@ def dying_wait(monkeypatch):
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(operators, "_first_event", killed)
+        patched.setattr(base, "first_event", killed)
         yield
 
 

@@ -39,7 +39,8 @@ CHANCE = {"rand", "randn", "randint", "randperm", "normal", "multinomial", "bern
 
 
 def is_pure(module: Path) -> bool:
-    return module.name not in ROOMS_OF_IO and module.relative_to(PACKAGE).as_posix() not in DOES_IO
+    room = f"{module.parent.name}.py" if f"{module.parent.name}.py" in ROOMS_OF_IO else module.name
+    return room not in ROOMS_OF_IO and module.relative_to(PACKAGE).as_posix() not in DOES_IO
 
 
 PURE = sorted(module for module in PACKAGE.rglob("*.py") if is_pure(module) and "resources" not in module.parts)
@@ -67,7 +68,8 @@ def imported(node: ast.AST) -> list[str]:
 def impure_module(name: str) -> bool:
     """Whether a name of this package is, or comes from, a module that does I/O."""
     parts = name.split(".")[1:]
-    files = [PACKAGE.joinpath(*parts[:end]).with_suffix(".py") for end in range(1, len(parts) + 1)]
+    paths = [PACKAGE.joinpath(*parts[:end]) for end in range(1, len(parts) + 1)]
+    files = [file for path in paths for file in (path.with_suffix(".py"), path / "__init__.py")]
     return any(file.exists() and not is_pure(file) for file in files)
 
 
