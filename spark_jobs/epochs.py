@@ -7,8 +7,10 @@ seen twice.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -27,15 +29,34 @@ class Piece:
         return self.stop - self.start
 
 
+@dataclass(frozen=True)
+class Division:
+    """The rows of the training split that are trained on, and those kept back to decide when to stop."""
+
+    training: list[Piece]
+    validation: list[Piece]
+
+
+def divide(rows: Sequence[int], *, fraction: float, validation: float) -> Division:
+    """Use the share `fraction` of shards with `rows` rows, and keep the share `validation` of that back.
+
+    Training takes from the front, validation from the end: both are stable, disjoint, and as mixed as the split,
+    which lies in order of hashes. A larger fraction holds the rows of a smaller one, on either side. At least one
+    row is trained on, and with a validation above 0 and two rows used, one is kept back.
+    """
+    used = max(1, round(fraction * sum(rows)))
+    kept_back = min(used - 1, max(1, round(validation * used))) if validation else 0
+    return Division(head(rows, used - kept_back), tail(rows, kept_back))
+
+
 def head(rows: Sequence[int], limit: int) -> list[Piece]:
     """The first `limit` rows of shards with `rows` rows: larger limits hold the smaller ones."""
-    pieces = []
-    for shard, count in enumerate(rows):
-        taken = min(count, limit)
-        if taken > 0:
-            pieces.append(Piece(shard, 0, taken))
-            limit -= taken
-    return pieces
+    return cut(_whole(rows), 0, limit)
+
+
+def tail(rows: Sequence[int], limit: int) -> list[Piece]:
+    """The last `limit` rows of shards with `rows` rows: larger limits hold the smaller ones."""
+    return cut(_whole(rows), sum(rows) - limit, sum(rows))
 
 
 def shuffled(pieces: Sequence[Piece], seed: int, epoch: int) -> list[Piece]:
@@ -78,8 +99,23 @@ def steps_of(rows: int, batch_size: int) -> int:
     return -(-rows // batch_size)
 
 
-def batch_sizes(rows: int, batch_size: int) -> Iterator[int]:
-    """Their sizes, which differ by one at most: batch normalisation bears no batch of one."""
-    steps = steps_of(rows, batch_size)
-    for step in range(steps):
-        yield (step + 1) * rows // steps - step * rows // steps
+def batches(pieces: Sequence[Piece], batch_size: int, first: int = 0) -> Iterator[list[tuple[int, slice]]]:
+    """The batches from the `first` on: for each, the places in `pieces` that it takes from, and what in their order.
+
+    Their sizes differ by one at most: batch normalisation bears no batch of one.
+    """
+    bounds = [0, *accumulate(piece.rows for piece in pieces)]
+    steps = steps_of(bounds[-1], batch_size)
+    for step in range(first, steps):
+        start, stop = step * bounds[-1] // steps, (step + 1) * bounds[-1] // steps
+        parts = []
+        while start < stop:
+            place = bisect_right(bounds, start) - 1
+            last = min(stop, bounds[place + 1])
+            parts.append((place, slice(start - bounds[place], last - bounds[place])))
+            start = last
+        yield parts
+
+
+def _whole(rows: Sequence[int]) -> list[Piece]:
+    return [Piece(shard, 0, count) for shard, count in enumerate(rows)]

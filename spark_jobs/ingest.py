@@ -195,6 +195,7 @@ def _document(
     return {
         "format": FORMAT,
         "digest": digest,
+        "encoding": specification.encoding,
         "classes": summary["classes"],
         "preprocessing": {
             "image_size": specification.image_size,

@@ -78,6 +78,12 @@ def read_bytes(uri: str) -> bytes:
     return _explained(uri, read)
 
 
+def open_file(uri: str) -> Any:
+    """The file, for reading in any order; raises StorageError if it is not there."""
+    filesystem, path = locate(uri)
+    return _explained(uri, lambda: filesystem.open_input_file(path))
+
+
 def write_bytes(uri: str, content: bytes) -> None:
     """Write a file so that readers see either nothing or all of it."""
     filesystem, path = locate(uri)

@@ -15,6 +15,7 @@ def prepared_uri(tmp_path):
     document = {
         "format": FORMAT,
         "digest": "abc",
+        "encoding": "pixels",
         "classes": ["bright", "dark"],
         "preprocessing": {"image_size": SIZE, "channels": 1, "mean": [0.5], "std": [0.25]},
     }

@@ -37,13 +37,33 @@ def test_a_smaller_limit_is_a_prefix(sizes, one, other):
     assert len(few) == min(small, sum(sizes))
 
 
-@given(st.integers(1, 500), st.integers(1, 64))
-def test_batches_are_even_and_small_enough(rows, batch_size):
-    sizes = list(epochs.batch_sizes(rows, batch_size))
-    assert sum(sizes) == rows
-    assert max(sizes) <= batch_size
-    assert max(sizes) - min(sizes) <= 1
-    assert len(sizes) == epochs.steps_of(rows, batch_size)
+@given(shard_sizes, st.integers(1, 64), st.data())
+def test_batches_are_even_small_enough_and_begin_anywhere(sizes, batch_size, data):
+    pieces = epochs.head(sizes, sum(sizes))
+    plan = list(epochs.batches(pieces, batch_size))
+    taken = [sum(which.stop - which.start for _, which in parts) for parts in plan]
+    assert sum(taken) == sum(sizes)
+    assert max(taken) <= batch_size
+    assert max(taken) - min(taken) <= 1
+    assert len(plan) == epochs.steps_of(sum(sizes), batch_size)
+    rows = [(place, row) for parts in plan for place, which in parts for row in range(which.start, which.stop)]
+    assert rows == [(place, row) for place, piece in enumerate(pieces) for row in range(piece.rows)]
+    first = data.draw(st.integers(0, len(plan)))
+    assert list(epochs.batches(pieces, batch_size, first)) == plan[first:]
+
+
+@given(shard_sizes, st.floats(0.01, 1), st.floats(0, 0.5), st.floats(0.01, 1))
+def test_training_and_validation_are_stable_and_disjoint(sizes, fraction, validation, other):
+    division = epochs.divide(sizes, fraction=fraction, validation=validation)
+    training, kept_back = rows_of(division.training), rows_of(division.validation)
+    everything = rows_of(epochs.head(sizes, sum(sizes)))
+    assert training
+    assert len(training) + len(kept_back) == max(1, round(fraction * sum(sizes)))
+    assert everything[: len(training)] == training
+    assert everything[len(everything) - len(kept_back) :] == kept_back
+    assert bool(kept_back) == (validation > 0 and len(training) + len(kept_back) > 1)
+    larger = epochs.divide(sizes, fraction=max(fraction, other), validation=validation)
+    assert set(kept_back) <= set(rows_of(larger.validation))
 
 
 def test_the_order_follows_seed_and_epoch():
