@@ -1,4 +1,4 @@
-"""What the API says of itself: versions, groups, resources. Pure."""
+"""What the API says of itself: versions, groups, resources, and the OpenAPI that kubectl asks for. Pure."""
 
 from __future__ import annotations
 
@@ -38,7 +38,32 @@ def answer(path: str, definitions: Iterable[Definition]) -> dict[str, Any] | Non
             return _resources("", "v1", served)
         case ["apis", group, version] if version in _versions(group, served):
             return _resources(group, version, served)
+        case ["openapi", "v3"]:
+            paths = {_base(item): {"serverRelativeURL": f"/openapi/v3/{_base(item)}"} for item in served}
+            return {"paths": paths}
+        case ["openapi", "v3", *base]:
+            return _open_api("/".join(base), served)
     return None
+
+
+def _base(item: Definition) -> str:
+    resource = item.resource
+    return f"apis/{resource.group}/{resource.version}" if resource.group else f"api/{resource.version}"
+
+
+def _open_api(base: str, served: Iterable[Definition]) -> dict[str, Any]:
+    """That unknown fields are looked for by the server (`fieldValidation`); kubectl then leaves it to the server."""
+    parameter = {"name": "fieldValidation", "in": "query", "schema": {"type": "string"}}
+    paths = {}
+    for item in served:
+        if _base(item) != base:
+            continue
+        resource = item.resource
+        kind = {"group": resource.group, "version": resource.version, "kind": resource.kind}
+        place = "namespaces/{namespace}/" if resource.namespaced else ""
+        operation = {"parameters": [parameter], "responses": {}, "x-kubernetes-group-version-kind": kind}
+        paths[f"/{base}/{place}{resource.plural}/{{name}}"] = {"patch": {"x-kubernetes-action": "patch", **operation}}
+    return {"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": _VERSION["gitVersion"]}, "paths": paths}
 
 
 def _versions(group: str, served: Iterable[Definition]) -> list[str]:

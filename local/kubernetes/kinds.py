@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from local.kubernetes.schema import Schema
+from local.kubernetes.tables import Column, columns_of
 from ml_lifecycle.kubernetes.resource import ResourceKind
 
 HERE = Path(__file__).parent
@@ -36,6 +37,7 @@ class Definition:
     short_names: tuple[str, ...] = ()
     names: str = "subdomain"
     must_name_version: bool = False
+    columns: tuple[Column, ...] = columns_of(None)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -61,6 +63,7 @@ def built_in() -> Iterator[Definition]:
             short_names=tuple(entry.get("shortNames", ())),
             names=entry.get("names", "subdomain"),
             must_name_version=entry.get("mustNameVersion", False),
+            columns=columns_of(entry.get("columns")),
         )
 
 
@@ -100,6 +103,7 @@ def defined_by(manifest: Mapping[str, Any]) -> Iterator[Definition]:
             custom=True,
             short_names=tuple(names.get("shortNames", ())),
             must_name_version=True,
+            columns=columns_of(version.get("additionalPrinterColumns")),
         )
 
 

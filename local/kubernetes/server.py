@@ -7,6 +7,7 @@ import hmac
 import json
 import logging
 import re
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from typing import Any
 import yaml
 from aiohttp import web
 
-from local.kubernetes import discovery, patches, scale, schema
+from local.kubernetes import discovery, patches, scale, schema, tables
 from local.kubernetes.faults import Fault, Faults
 from local.kubernetes.kinds import Definition
 from local.kubernetes.logs import LogOptions, log_path, read_log
@@ -54,14 +55,14 @@ class Server:
         self._closing = asyncio.Event()
 
     @asynccontextmanager
-    async def serving(self, port: int = 0) -> AsyncIterator[int]:
+    async def serving(self, port: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
         """Serves on loopback for as long as the block lasts; yields the port."""
         app = web.Application(middlewares=[self._guard], client_max_size=_LARGEST_BODY)
         app.router.add_route("*", "/{path:.*}", self._route)
         # A watcher that goes away ends its watch at once.
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5, handler_cancellation=True)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", port, reuse_address=True)
+        site = web.TCPSite(runner, "127.0.0.1", port, ssl_context=tls, reuse_address=True)
         await site.start()
         try:
             yield runner.addresses[0][1]
@@ -172,6 +173,8 @@ class Server:
                 resource, address.namespace, query.get("labelSelector"), query.get("fieldSelector")
             )
             version = self._store.version
+        if tables.wanted(_accept(request)):
+            return web.json_response(tables.table(address.definition.columns, items, version, datetime.now(UTC)))
         return web.json_response(_list_of(resource, items, version))
 
     def _delete_all(self, request: web.Request, address: _Address) -> web.Response:
@@ -203,8 +206,8 @@ class Server:
         try:
             await response.prepare(request)
             async with asyncio.timeout(seconds):
-                async for event in _with_bookmarks(subscription, self._store, resource, bookmarks=bookmarks):
-                    await response.write(_line({"type": event[0], "object": event[1]}))
+                async for event, item in _with_bookmarks(subscription, self._store, resource, bookmarks=bookmarks):
+                    await response.write(_line({"type": event, "object": _shown(request, address.definition, item)}))
         except (TimeoutError, ConnectionResetError):
             pass  # the watch's time is over, or the client went away
         finally:
@@ -218,7 +221,8 @@ class Server:
         definition = address.definition
         match request.method:
             case "GET":
-                return web.json_response(self._store.get(definition.resource, address.name, address.namespace))
+                found = self._store.get(definition.resource, address.name, address.namespace)
+                return web.json_response(_shown(request, definition, found))
             case "PUT":
                 body = _typed(await _body(request), definition.resource)
                 self._check_strictly(request, body, definition)
@@ -426,6 +430,17 @@ def _field_manager(request: web.Request) -> str:
     """The manager that the client names, else the first word of its User-Agent."""
     agent = request.headers.get("User-Agent", "unknown").split("/")[0]
     return request.query.get("fieldManager") or agent[:128]
+
+
+def _accept(request: web.Request) -> str:
+    return request.headers.get("Accept", "")
+
+
+def _shown(request: web.Request, definition: Definition, item: Manifest) -> Manifest:
+    """The object, or its table where the client asks for one."""
+    if not tables.wanted(_accept(request)):
+        return item
+    return tables.table(definition.columns, [item], item["metadata"]["resourceVersion"], datetime.now(UTC))
 
 
 def _list_of(resource: ResourceKind, items: list[Manifest], version: str) -> Manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import secrets
 import threading
@@ -14,6 +15,7 @@ from typing import Any, Self
 
 import yaml
 
+from local.certificates import create_server_certificate
 from local.kubernetes.faults import Faults
 from local.kubernetes.server import Server
 from local.kubernetes.store import Store
@@ -40,10 +42,11 @@ async def serve(
         store.create(manifest)
     path = state / "kubeconfig"
     path.unlink(missing_ok=True)  # its presence says that the server serves
+    certificate = create_server_certificate()
     server = Server(store, state=state, token=token, faults=faults or Faults())
-    async with server.serving(port) as bound:
+    async with server.serving(port, certificate.context()) as bound:
         path.touch(mode=0o600)
-        path.write_text(json.dumps(kubeconfig(f"http://127.0.0.1:{bound}", token)))
+        path.write_text(json.dumps(kubeconfig(f"https://127.0.0.1:{bound}", certificate.authority, token)))
         yield path
 
 
@@ -61,12 +64,13 @@ def _our_definitions() -> list[dict[str, Any]]:
     ]
 
 
-def kubeconfig(server: str, token: str) -> dict[str, Any]:
+def kubeconfig(server: str, authority: bytes, token: str) -> dict[str, Any]:
     """A kubeconfig with one cluster, one user and one context."""
+    cluster = {"server": server, "certificate-authority-data": base64.b64encode(authority).decode()}
     return {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "laptop", "cluster": {"server": server}}],
+        "clusters": [{"name": "laptop", "cluster": cluster}],
         "users": [{"name": "laptop", "user": {"token": token}}],
         "contexts": [{"name": "laptop", "context": {"cluster": "laptop", "user": "laptop", "namespace": "default"}}],
         "current-context": "laptop",

@@ -79,7 +79,8 @@ class Layout:
 
     def url(self, service: str) -> str:
         """The loopback address of a service."""
-        return f"http://127.0.0.1:{self.ports[service]}"
+        scheme = "https" if service == "kubernetes" else "http"
+        return f"{scheme}://127.0.0.1:{self.ports[service]}"
 
 
 def _free_port(preferred: int) -> int:
