@@ -199,7 +199,7 @@ class Stack:
         file = self.layout.state / "environment.json"
         file.touch(mode=0o600, exist_ok=True)
         file.write_text(json.dumps(variables, indent=1))
-        write_exports(self.layout.environment, variables)
+        write_exports(self.layout.environment, {**variables, "KUBECONFIG": str(self.kubeconfig)})
 
 
 def wait_for(what: str, ready: Callable[[], bool], *, timeout: float, every: float = 0.5) -> None:
