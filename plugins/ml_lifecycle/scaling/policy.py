@@ -1,4 +1,4 @@
-"""From load and forecast to a number of replicas, under the safety rules of the HPA. Pure.
+"""From loads and forecasts to numbers of replicas, under the safety rules of the HPA, for all scalers at once. Pure.
 
     need    = max(load now, forecast peak if it is trusted)
     wanted  = need / (capacity of a replica * target utilisation)
@@ -14,16 +14,25 @@ Missing, stale or NaN data never takes a replica away.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ml_lifecycle.scaling.resource import ScaleDown, ScalerSpec, ScaleUp
 
 if TYPE_CHECKING:
     from ml_lifecycle.scaling.forecast import Forecast
 
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
 LEAST_COVERAGE = 0.8  # share of the window's samples without which nothing is taken away
+NO_LIMIT = 2**31
 
 
 class Cause(StrEnum):
@@ -49,6 +58,9 @@ class Limit(StrEnum):
     MINIMUM = "TooFewReplicas"
     PACE_UP = "ScaleUpLimit"
     PACE_DOWN = "ScaleDownLimit"
+
+
+CAUSES, LIMITS = tuple(Cause), tuple(Limit)  # arrays hold their places
 
 
 @dataclass(frozen=True)
@@ -92,17 +104,233 @@ class Plan:
         return self.desired != self.current
 
 
+@dataclass(frozen=True)
+class Rules:
+    """What the specs of a batch say; each array is [scaler]."""
+
+    load_per_replica: Floats
+    minimum: Counts
+    maximum: Counts
+    tolerance: Floats
+    window_seconds: Floats  # of stabilisation
+    off: Flags
+    pace_percent: Floats  # [2, scaler]: down, up
+    pace_pods: Counts  # [2, scaler]
+    pace_seconds: Floats  # [2, scaler]
+
+    @classmethod
+    def of(cls, specs: Sequence[ScalerSpec]) -> Rules:
+        """The rules of all specs."""
+        down: list[ScaleDown | ScaleUp] = [spec.behavior.scale_down for spec in specs]
+        paces: list[list[ScaleDown | ScaleUp]] = [down, [spec.behavior.scale_up for spec in specs]]
+        return cls(
+            load_per_replica=_floats(spec.load_per_replica for spec in specs),
+            minimum=_counts(spec.min_replicas for spec in specs),
+            maximum=_counts(spec.max_replicas for spec in specs),
+            tolerance=_floats(spec.tolerance for spec in specs),
+            window_seconds=_floats(spec.behavior.scale_down.stabilization_window_seconds for spec in specs),
+            off=np.array([spec.mode == "off" for spec in specs], dtype=np.bool_),
+            pace_percent=np.stack([_floats(pace.max_percent for pace in row) for row in paces]),
+            pace_pods=np.stack([_counts(pace.max_pods for pace in row) for row in paces]),
+            pace_seconds=np.stack([_floats(pace.period_seconds for pace in row) for row in paces]),
+        )
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What is known of a batch of targets; each array is [scaler], NaN where unknown."""
+
+    replicas: Counts
+    load: Floats
+    recent_load: Floats
+    coverage: Floats
+    peak: Floats  # of a forecast that is trusted
+    recent_peak: Floats
+    ceiling: Counts  # NO_LIMIT where there is none
+    scaled_up_at: Floats  # -inf where replicas were not added last
+    period_up: Flags
+    period_start: Floats  # -inf where there is none
+    period_replicas: Counts
+
+    @classmethod
+    def of(cls, specs: Sequence[ScalerSpec], observations: Sequence[Observation]) -> Observed:
+        """The observations as arrays; a forecast counts where it is trusted and the mode uses it."""
+        trusted = [_trusted(spec, seen.forecast) for spec, seen in zip(specs, observations, strict=True)]
+        periods = [seen.period or Period(up=False, start=-math.inf, replicas=0) for seen in observations]
+        return cls(
+            replicas=_counts(seen.replicas for seen in observations),
+            load=_floats(_or(seen.load, math.nan) for seen in observations),
+            recent_load=_floats(_or(seen.recent_load, math.nan) for seen in observations),
+            coverage=_floats(seen.coverage for seen in observations),
+            peak=_floats(math.nan if forecast is None else forecast.peak for forecast in trusted),
+            recent_peak=_floats(math.nan if forecast is None else forecast.recent_peak for forecast in trusted),
+            ceiling=_counts(NO_LIMIT if seen.ceiling is None else max(seen.ceiling, 1) for seen in observations),
+            scaled_up_at=_floats(_or(seen.scaled_up_at, -math.inf) for seen in observations),
+            period_up=np.array([period.up for period in periods], dtype=np.bool_),
+            period_start=_floats(period.start for period in periods),
+            period_replicas=_counts(period.replicas for period in periods),
+        )
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The decisions about a batch; each array is [scaler]."""
+
+    desired: Counts
+    wanted: Counts  # before any limit
+    paced: Counts  # wanted, as far as the pace allows
+    cause: Counts  # place in CAUSES
+    limit: Counts  # place in LIMITS
+    period_up: Flags
+    period_start: Floats
+    period_replicas: Counts
+
+
+def decide(rules: Rules, seen: Observed, now: float) -> Decided:
+    """The replicas for every target at `now` (Unix seconds)."""
+    wanted, cause = _wanted(rules, seen, now)
+    current = seen.replicas
+    left_alone = (cause == CAUSES.index(Cause.OFF)) | (cause == CAUSES.index(Cause.ZERO))
+
+    up, moves = wanted > current, wanted != current
+    side, row = up.astype(np.int64), np.arange(len(current))
+    anew = moves & ((seen.period_up != up) | (now - seen.period_start >= rules.pace_seconds[side, row]))
+    period_up = np.where(anew, up, seen.period_up)
+    period_start = np.where(anew, now, seen.period_start)
+    period_replicas = np.where(anew, current, seen.period_replicas)
+    share = np.ceil(period_replicas * rules.pace_percent[side, row] / 100).astype(np.int64)
+    step = np.maximum(share, rules.pace_pods[side, row])
+    # The pace never turns the direction round.
+    paced = np.where(
+        up,
+        np.maximum(current, np.minimum(wanted, period_replicas + step)),
+        np.minimum(current, np.maximum(wanted, period_replicas - step)),
+    )
+    limit = np.where(paced == wanted, 0, LIMITS.index(Limit.PACE_DOWN))
+    limit = np.where((paced != wanted) & up, LIMITS.index(Limit.PACE_UP), limit)
+    bounded = _clamp(paced, rules, seen)
+    limit = np.where(bounded < paced, LIMITS.index(Limit.MAXIMUM), limit)
+    limit = np.where(bounded > paced, LIMITS.index(Limit.MINIMUM), limit)
+    cause = np.where((bounded != current) & ~moves & ~left_alone, CAUSES.index(Cause.BOUNDS), cause)
+    desired = np.where(left_alone, current, bounded)
+    changes = desired != current
+    return Decided(
+        desired=desired,
+        wanted=wanted,
+        paced=paced,
+        cause=cause,
+        limit=np.where(left_alone, 0, limit),
+        period_up=np.where(changes, period_up, seen.period_up),
+        period_start=np.where(changes, period_start, seen.period_start),
+        period_replicas=np.where(changes, period_replicas, seen.period_replicas),
+    )
+
+
+def _wanted(rules: Rules, seen: Observed, now: float) -> tuple[Counts, Counts]:
+    """Replicas before any limit, and the cause's place."""
+    current, scale = seen.replicas, rules.load_per_replica
+    need = np.fmax(seen.load, seen.peak) / scale
+    asked, by_load = _replicas(need), _replicas(seen.load / scale)
+    remembered = np.fmax(need, np.fmax(seen.recent_load, seen.recent_peak) / scale)
+    stable = np.minimum(current, _replicas(remembered))
+    fewer = (need < current * (1 - rules.tolerance)) & (asked < current)
+    rules_in_order = [
+        (rules.off, current, Cause.OFF),
+        (current == 0, current, Cause.ZERO),
+        (~np.isfinite(seen.load), current, Cause.NO_METRICS),
+        ((asked > current) & (by_load < asked), asked, Cause.FORECAST),
+        (asked > current, asked, Cause.LOAD),
+        (~fewer, current, Cause.STEADY),
+        (now - seen.scaled_up_at < rules.window_seconds, current, Cause.STABILIZING),
+        ((seen.coverage < LEAST_COVERAGE) | ~np.isfinite(seen.recent_load), current, Cause.FEW_METRICS),
+        (stable == current, current, Cause.STABILIZING),
+        (np.ones_like(rules.off), stable, Cause.LESS),
+    ]
+    conditions = [condition for condition, _, _ in rules_in_order]
+    wanted = np.select(conditions, [replicas for _, replicas, _ in rules_in_order])
+    causes = [np.full_like(current, CAUSES.index(cause)) for _, _, cause in rules_in_order]
+    return wanted, np.select(conditions, causes)
+
+
+def _clamp(replicas: Counts, rules: Rules, seen: Observed) -> Counts:
+    return np.minimum(np.maximum(replicas, rules.minimum), np.minimum(rules.maximum, seen.ceiling))
+
+
+def _replicas(ratio: Floats) -> Counts:
+    # A load that fills its replicas to the last digit needs no replica for rounding's sake.
+    known = np.nan_to_num(ratio, nan=1.0, posinf=NO_LIMIT)
+    return np.clip(np.ceil(known - 1e-6), 1, NO_LIMIT).astype(np.int64)
+
+
 def plan(spec: ScalerSpec, observed: Observation, now: float) -> Plan:
     """The replicas for one target at `now` (Unix seconds)."""
-    forecast = _trusted(spec, observed.forecast)
-    predicted = None
-    if forecast is not None:
-        predicted = _clamp(_replicas(forecast.peak / spec.load_per_replica), spec, observed.ceiling)
-    wanted, cause, reason = _wanted(spec, observed, forecast, now)
-    if cause in {Cause.OFF, Cause.ZERO}:
-        current = observed.replicas
-        return Plan(current, current, predicted, cause, Limit.NONE, reason, observed.period)
-    return _limited(spec, observed, wanted, now, predicted=predicted, cause=cause, reason=reason)
+    return plans([spec], [observed], now)[0]
+
+
+def plans(specs: Sequence[ScalerSpec], observations: Sequence[Observation], now: float) -> list[Plan]:
+    """A plan for each target, with its reason in words."""
+    if not specs:
+        return []
+    rules, seen = Rules.of(specs), Observed.of(specs, observations)
+    decided = decide(rules, seen, now)
+    alone = _clamp(_replicas(seen.peak / rules.load_per_replica), rules, seen)
+    return [
+        Plan(
+            current=observation.replicas,
+            desired=int(decided.desired[index]),
+            predicted=int(alone[index]) if math.isfinite(seen.peak[index]) else None,
+            cause=CAUSES[decided.cause[index]],
+            limit=LIMITS[decided.limit[index]],
+            reason=_reason(spec, observation, seen, decided, index, now),
+            period=_period(decided, index),
+        )
+        for index, (spec, observation) in enumerate(zip(specs, observations, strict=True))
+    ]
+
+
+def _period(decided: Decided, index: int) -> Period | None:
+    if not math.isfinite(decided.period_start[index]):
+        return None
+    start, replicas = float(decided.period_start[index]), int(decided.period_replicas[index])
+    return Period(up=bool(decided.period_up[index]), start=start, replicas=replicas)
+
+
+def _reason(
+    spec: ScalerSpec, observation: Observation, seen: Observed, decided: Decided, index: int, now: float
+) -> str:
+    cause, limit = CAUSES[decided.cause[index]], LIMITS[decided.limit[index]]
+    said = _sentence(spec, observation, float(seen.peak[index]), cause, now)
+    wanted, paced = int(decided.wanted[index]), int(decided.paced[index])
+    if paced != wanted and limit is not Limit.NONE:
+        said += f"; wants {wanted}, the pace allows {paced}"
+    if limit is Limit.MAXIMUM:
+        said += f"; wants {paced}, at most {min(spec.max_replicas, int(seen.ceiling[index]))} are allowed"
+    elif limit is Limit.MINIMUM:
+        said += f"; wants {paced}, at least {spec.min_replicas} are kept"
+    return said
+
+
+def _sentence(spec: ScalerSpec, seen: Observation, peak: float, cause: Cause, now: float) -> str:
+    if cause is Cause.OFF:
+        return "switched off by mode: off"
+    if cause is Cause.ZERO:
+        return "the target is scaled to zero, which switches scaling off; give it a replica"
+    if seen.load is None or not math.isfinite(seen.load):
+        return "held: the metric gives no fresh sample"
+    said = f"load {seen.load:.3g}" + (f", forecast {peak:.3g}" if math.isfinite(peak) else "")
+    carries = f"{said}; a replica is given {spec.load_per_replica:.3g}"
+    window = spec.behavior.scale_down.stabilization_window_seconds
+    if cause is Cause.STABILIZING:
+        if seen.scaled_up_at is not None and now - seen.scaled_up_at < window:
+            # Also where the forecast that asked for them is no longer trusted.
+            return f"{carries}; replicas were added {now - seen.scaled_up_at:.0f} s ago, so it waits"
+        return f"{carries}; the last {window} s needed as many, so it waits"
+    if cause is Cause.FEW_METRICS:
+        part = f"{seen.coverage:.0%} of the window's samples"
+        return f"held: only {part} are there, {LEAST_COVERAGE:.0%} are needed to scale down"
+    if cause in {Cause.STEADY, Cause.BOUNDS}:
+        return f"{said}: {seen.replicas} replicas carry it" if seen.replicas > 1 else f"{said}: 1 replica carries it"
+    return carries
 
 
 def _trusted(spec: ScalerSpec, forecast: Forecast | None) -> Forecast | None:
@@ -111,96 +339,13 @@ def _trusted(spec: ScalerSpec, forecast: Forecast | None) -> Forecast | None:
     return forecast
 
 
-def _wanted(spec: ScalerSpec, observed: Observation, trusted: Forecast | None, now: float) -> tuple[int, Cause, str]:
-    """Replicas before any limit, and why."""
-    current, load = observed.replicas, observed.load
-    if spec.mode == "off":
-        return current, Cause.OFF, "switched off by mode: off"
-    if current == 0:
-        return current, Cause.ZERO, "the target is scaled to zero, which switches scaling off; give it a replica"
-    if load is None or not math.isfinite(load):
-        return current, Cause.NO_METRICS, "held: the metric gives no fresh sample"
-    need = max(load, trusted.peak) if trusted else load
-    ratio = need / spec.load_per_replica
-    said = f"load {load:.3g}" + (f", forecast {trusted.peak:.3g}" if trusted else "")
-    carries = f"a replica is given {spec.load_per_replica:.3g}"
-    if _replicas(ratio) > current:
-        ahead = trusted is not None and need > load and _replicas(load / spec.load_per_replica) < _replicas(ratio)
-        return _replicas(ratio), Cause.FORECAST if ahead else Cause.LOAD, f"{said}; {carries}"
-    if ratio < current * (1 - spec.tolerance) and _replicas(ratio) < current:
-        since = now - observed.scaled_up_at if observed.scaled_up_at is not None else math.inf
-        if since < spec.behavior.scale_down.stabilization_window_seconds:
-            # Also where the forecast that asked for them is no longer trusted.
-            return current, Cause.STABILIZING, f"{said}; replicas were added {since:.0f} s ago, so it waits"
-        return _less(observed, trusted, spec, ratio, f"{said}; {carries}")
-    return (
-        current,
-        Cause.STEADY,
-        f"{said}: {current} replicas carry it" if current > 1 else f"{said}: 1 replica carries it",
-    )
+def _or(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
 
 
-def _less(
-    observed: Observation, trusted: Forecast | None, spec: ScalerSpec, ratio: float, said: str
-) -> tuple[int, Cause, str]:
-    """Fewer replicas, as far as the data and the stabilisation window allow."""
-    current = observed.replicas
-    if observed.coverage < LEAST_COVERAGE or observed.recent_load is None:
-        part = f"{observed.coverage:.0%} of the window's samples"
-        return current, Cause.FEW_METRICS, f"held: only {part} are there, {LEAST_COVERAGE:.0%} are needed to scale down"
-    remembered = max(observed.recent_load, trusted.recent_peak if trusted else 0.0) / spec.load_per_replica
-    stable = min(current, max(_replicas(ratio), _replicas(remembered)))
-    if stable == current:
-        window = spec.behavior.scale_down.stabilization_window_seconds
-        return current, Cause.STABILIZING, f"{said}; the last {window} s needed {_replicas(remembered)}, so it waits"
-    return stable, Cause.LESS, said
+def _floats(values: Iterable[float]) -> Floats:
+    return np.fromiter(values, dtype=np.float64)
 
 
-def _limited(
-    spec: ScalerSpec,
-    observed: Observation,
-    wanted: int,
-    now: float,
-    *,
-    predicted: int | None,
-    cause: Cause,
-    reason: str,
-) -> Plan:
-    current, limit, desired = observed.replicas, Limit.NONE, wanted
-    period = observed.period
-    if wanted != current:
-        up = wanted > current
-        rule = spec.behavior.scale_up if up else spec.behavior.scale_down
-        if period is None or period.up != up or now - period.start >= rule.period_seconds:
-            period = Period(up=up, start=now, replicas=current)
-        desired = _paced(rule, period, current, wanted)
-        if desired != wanted:
-            limit = Limit.PACE_UP if up else Limit.PACE_DOWN
-            reason += f"; wants {wanted}, the pace allows {desired}"
-    bounded = _clamp(desired, spec, observed.ceiling)
-    if bounded < desired:
-        highest = min(spec.max_replicas, observed.ceiling or spec.max_replicas)
-        limit, reason = Limit.MAXIMUM, f"{reason}; wants {desired}, at most {highest} are allowed"
-    elif bounded > desired:
-        limit, reason = Limit.MINIMUM, f"{reason}; wants {desired}, at least {spec.min_replicas} are kept"
-    if bounded != current and wanted == current:
-        cause = Cause.BOUNDS
-    return Plan(current, bounded, predicted, cause, limit, reason, period if bounded != current else observed.period)
-
-
-def _paced(rule: ScaleUp | ScaleDown, period: Period, current: int, wanted: int) -> int:
-    """`wanted`, as far as the period's pace allows; it never turns the direction round."""
-    step = max(math.ceil(period.replicas * rule.max_percent / 100), rule.max_pods)
-    if wanted > current:
-        return max(current, min(wanted, period.replicas + step))
-    return min(current, max(wanted, period.replicas - step))
-
-
-def _clamp(replicas: int, spec: ScalerSpec, ceiling: int | None) -> int:
-    highest = spec.max_replicas if ceiling is None else min(spec.max_replicas, ceiling)
-    return min(max(replicas, spec.min_replicas), max(highest, 1))
-
-
-def _replicas(ratio: float) -> int:
-    # A load that fills its replicas to the last digit needs no replica for rounding's sake.
-    return max(1, math.ceil(ratio - 1e-6))
+def _counts(values: Iterable[int]) -> Counts:
+    return np.fromiter(values, dtype=np.int64)

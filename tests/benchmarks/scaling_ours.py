@@ -1,0 +1,131 @@
+"""Our policy in the replay: the product's own forecast and decision, all ticks of a trace as batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ml_lifecycle.scaling.forecast import Question, forecast
+from ml_lifecycle.scaling.history import FRESH_STEPS
+from ml_lifecycle.scaling.policy import NO_LIMIT, Observed, Rules, decide
+from ml_lifecycle.scaling.resource import parse_spec
+from tests.benchmarks.scaling_replay import Counts, Course, Floats
+from tests.benchmarks.scaling_traces import TICK_SECONDS
+
+QUANTILES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
+SLO_LANE = QUANTILES.index(0.995)  # a violation time of 0.5 %
+TICKS_PER_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was asked for, [time, lane], a lane for each quantile; and the forecasts behind it."""
+
+    asked: Counts
+    peak: Floats  # [time, lane]
+    trusted: float  # share of the scored ticks
+
+
+def spec(on: Course, lead: int, quantile: float) -> dict[str, object]:
+    """The MLScaler that the course's service would have: everything that is not said here is the default."""
+    return {
+        "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "replayed"},
+        "maxReplicas": 10_000,
+        "metric": {"query": "load"},
+        "capacityPerReplica": on.capacity,
+        "targetUtilization": 0.85,
+        "leadTimeSeconds": lead * TICK_SECONDS,
+        "quantile": quantile,
+    }
+
+
+def ours(on: Course, lead: int, quantiles: tuple[float, ...] = QUANTILES) -> Run:
+    """Replays the course from an hour before it is scored."""
+    specs = [parse_spec(spec(on, lead, quantile)) for quantile in quantiles]
+    steps, points = specs[0].stabilization_steps, specs[0].history_points
+    time, lanes = len(on.seen), len(specs)
+    begin = max(1, int(on.scored.argmax()) - 60)
+
+    padded = np.concatenate([np.full(points, np.nan), on.seen])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, points)  # [t] ends at t - 1
+    peak, recent = np.full((time, lanes), np.nan), np.full((time, lanes), np.nan)
+    for start in range(begin, time, TICKS_PER_BATCH):
+        ticks = range(start, min(start + TICKS_PER_BATCH, time))
+        questions = [
+            Question(windows[tick], item.load_per_replica, item.horizon_steps(TICK_SECONDS), item.quantile, steps)
+            for tick in ticks
+            for item in specs
+        ]
+        answers = forecast(questions)
+        shape = (len(ticks), lanes)
+        said = np.array([[answer.peak, answer.recent_peak] for answer in answers])
+        trusted = np.array([answer.trusted for answer in answers]).reshape(shape)
+        peak[start : ticks.stop] = np.where(trusted, said[:, 0].reshape(shape), np.nan)
+        recent[start : ticks.stop] = np.where(trusted, said[:, 1].reshape(shape), np.nan)
+    share = float(np.isfinite(peak[on.scored]).mean())
+    return Run(_replay(on, Rules.of(specs), peak, recent, begin, steps), peak, share)
+
+
+def _replay(on: Course, rules: Rules, peak: Floats, recent: Floats, begin: int, steps: int) -> Counts:
+    time, lanes = peak.shape
+    windows = np.lib.stride_tricks.sliding_window_view(np.concatenate([np.full(steps, np.nan), on.seen]), steps)
+    present = np.isfinite(windows)
+    highest = np.where(present, windows, -np.inf).max(axis=1)
+    highest[~np.isfinite(highest)] = np.nan
+    load = np.full(time + 1, np.nan)
+    for age in range(FRESH_STEPS, -1, -1):
+        before = np.concatenate([np.full(age + 1, np.nan), on.seen])[: time + 1]
+        load = np.where(np.isfinite(before), before, load)
+    asked = np.empty((time, lanes), dtype=np.int64)
+    asked[:begin] = np.maximum(on.demand[:begin, None], 1)
+    state = (
+        np.full(lanes, on.demand[max(begin - 1, 0)]),
+        np.full(lanes, -np.inf),
+        np.zeros(lanes, dtype=bool),
+        np.full(lanes, -np.inf),
+        np.zeros(lanes, dtype=np.int64),
+    )
+    whole, ceiling = np.ones(lanes), np.full(lanes, NO_LIMIT)
+    for tick in range(begin, time):
+        replicas, scaled_up_at, *period = state
+        now = float(tick * TICK_SECONDS)
+        decided = decide(
+            rules,
+            Observed(
+                replicas,
+                whole * load[tick],
+                whole * highest[tick],
+                whole * present[tick].mean(),
+                peak[tick],
+                recent[tick],
+                ceiling,
+                scaled_up_at,
+                *period,
+            ),
+            now,
+        )
+        asked[tick] = decided.desired
+        scaled_up_at = np.where(decided.desired > replicas, now, scaled_up_at)
+        scaled_up_at = np.where(decided.desired < replicas, -np.inf, scaled_up_at)
+        state = (
+            decided.desired,
+            scaled_up_at,
+            decided.period_up,
+            decided.period_start,
+            decided.period_replicas,
+        )
+    return asked
+
+
+def coverage(on: Course, run: Run, lead: int) -> list[float]:
+    """Share of the scored ticks at which the highest load of the horizon stayed within the forecast, by lane."""
+    ahead = np.stack([np.concatenate([on.trace.load[age:], np.full(age, np.nan)]) for age in range(lead + 1)])
+    known = np.isfinite(ahead).all(axis=0) & on.scored
+    highest = ahead[:, known].max(axis=0)
+    shares = []
+    for lane in range(run.peak.shape[1]):
+        said = run.peak[known, lane]
+        trusted = np.isfinite(said)
+        shares.append(float((highest[trusted] <= said[trusted]).mean()) if trusted.any() else float("nan"))
+    return shares
