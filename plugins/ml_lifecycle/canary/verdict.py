@@ -13,8 +13,9 @@ from enum import StrEnum
 
 import numpy as np
 
+from ml_lifecycle.canary.comparison import Flags, Harm, compare
 from ml_lifecycle.canary.evidence import Counts, Evidence, SlowLimits, Window, slow_thresholds
-from ml_lifecycle.canary.sequential import floor_evidence, ratio_evidence
+from ml_lifecycle.canary.sequential import Array, floor_evidence, ratio_evidence
 
 _METRICS = 2
 _CATASTROPHE_REQUESTS = 10
@@ -45,6 +46,16 @@ class Limits:
     def slow(self) -> SlowLimits:
         """What makes a request slow."""
         return SlowLimits(self.latency_quantile, self.latency_ratio, self.latency_floor_seconds)
+
+    @property
+    def errors(self) -> Harm:
+        """What harm by errors is."""
+        return Harm(self.margin, self.floor, self.alpha / _METRICS, self.beta)
+
+    @property
+    def slow_requests(self) -> Harm:
+        """What harm by slow requests is; the thresholds differ by the ratio already: see Evidence.add."""
+        return Harm(1.0, 1 - self.latency_quantile, self.alpha / _METRICS, self.beta)
 
 
 @dataclass(frozen=True)
@@ -96,14 +107,23 @@ def catastrophe(window: Window) -> str:
     Half of at least ten requests failed, and the stable side does at least twice as well: no false alarm of chance.
     """
     canary, stable = window.canary, window.stable
-    rate = canary.errors / canary.requests if canary.requests else 0.0
-    beside = stable.errors / stable.requests if stable.requests else 0.0
-    if canary.requests < _CATASTROPHE_REQUESTS or rate < _CATASTROPHE_RATE or beside > rate / 2:
-        return ""
-    return (
-        f"{canary.errors} of {canary.requests} canary requests failed within one look ({rate:.0%}), "
-        f"{beside:.2%} on the stable side"
+    canary_n, canary_e, stable_n, stable_e = np.array(
+        [canary.requests, canary.errors, stable.requests, stable.errors], dtype=np.float64
     )
+    if not catastrophes(canary_n, canary_e, stable_n, stable_e):
+        return ""
+    beside = stable.errors / stable.requests if stable.requests else 0.0
+    return (
+        f"{canary.errors} of {canary.requests} canary requests failed within one look "
+        f"({canary.errors / canary.requests:.0%}), {beside:.2%} on the stable side"
+    )
+
+
+def catastrophes(canary_n: Array, canary_e: Array, stable_n: Array, stable_e: Array) -> Flags:
+    """Whether each look alone is a catastrophe."""
+    rate = canary_e / np.maximum(canary_n, 1)
+    beside = stable_e / np.maximum(stable_n, 1)
+    return (canary_n >= _CATASTROPHE_REQUESTS) & (rate >= _CATASTROPHE_RATE) & (beside <= rate / 2)
 
 
 def expected_requests(limits: Limits, *, error_rate: float, share: float, looks: int = 60) -> float:
@@ -137,7 +157,7 @@ def _errors(evidence: Evidence, limits: Limits) -> MetricVerdict:
         f"{canary.errors} of {canary.requests} canary requests failed ({canary.errors / canary.requests:.2%}), "
         f"{stable.errors / stable.requests:.2%} on the stable side"
     )
-    return _compare("errors", evidence.errors, seen, limits, margin=limits.margin, floor=limits.floor)
+    return _compare("errors", evidence.errors, seen, limits.errors)
 
 
 def _latency(evidence: Evidence, limits: Limits) -> MetricVerdict:
@@ -154,29 +174,21 @@ def _latency(evidence: Evidence, limits: Limits) -> MetricVerdict:
         f"p{quantile * 100:g} is {canary.quantile(quantile) * 1000:.0f} ms on the canary, "
         f"{stable.quantile(quantile) * 1000:.0f} ms on the stable side"
     )
-    # The thresholds differ by the ratio already: see Evidence.add.
-    return _compare("latency", evidence.slow, seen, limits, margin=1.0, floor=1 - quantile)
+    return _compare("latency", evidence.slow, seen, limits.slow_requests)
 
 
-def _compare(
-    name: str, looks: tuple[Counts, ...], seen: str, limits: Limits, *, margin: float, floor: float
-) -> MetricVerdict:
+def _compare(name: str, looks: tuple[Counts, ...], seen: str, harm: Harm) -> MetricVerdict:
     table = np.array([look.numbers for look in looks], dtype=np.float64).reshape(-1, 4)
     canary_n, canary_e, stable_n, stable_e = table.T
-    more = ratio_evidence(canary_n, canary_e, stable_n, stable_e, ratio=1.0, direction=1)
-    less = ratio_evidence(canary_n, canary_e, stable_n, stable_e, ratio=margin, direction=-1)
-    below = floor_evidence(canary_n, canary_e, floor=floor)
-    enough = math.log(2 / limits.beta)
+    found = compare(canary_n, canary_e, stable_n, stable_e, harm)
     numbers = {
-        "harm": float(more[-1]) / math.log(_METRICS / limits.alpha),
-        "ratio": float(less[-1]) / enough,
-        "floor": float(below[-1]) / enough if floor > 0 else 0.0,
+        "harm": float(found.harm[-1]),
+        "ratio": float(found.ratio[-1]),
+        "floor": float(found.floor[-1]) if harm.floor > 0 else 0.0,
     }
-    worse = canary_e.sum() * stable_n.sum() > stable_e.sum() * canary_n.sum()
-    better = canary_e.sum() * stable_n.sum() < margin * stable_e.sum() * canary_n.sum()
-    if numbers["harm"] >= 1 and worse and numbers["floor"] < 1:
+    if found.roll_back[-1]:
         return MetricVerdict(name, Outcome.ROLL_BACK, f"{name}: {seen}", numbers)
-    if numbers["floor"] >= 1 or (numbers["ratio"] >= 1 and better):
+    if found.promote[-1]:
         return MetricVerdict(name, Outcome.PROMOTE, f"{name}: {seen}", numbers)
     clear_by, harm_by = max(numbers["ratio"], numbers["floor"], 0.0), max(numbers["harm"], 0.0)
     undecided = f"{name}: undecided, {seen} ({clear_by:.0%} of the evidence for it, {harm_by:.0%} against it)"
