@@ -31,5 +31,9 @@ class TrainingError(JobError):
     """Training failed or makes no sense."""
 
 
+class PreemptedError(TrainingError):
+    """Training was told to end before its time; it goes on from its checkpoint when it is started again."""
+
+
 class ExportError(JobError):
     """The trained model cannot be exported, or its exports disagree."""

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 STAGES = 3
 LARGE_IMAGE = 64
+# The names of the last layer's weights, the only ones that depend on the classes, begin so.
+HEAD = "head."
 
 
 class BasicBlock(nn.Module):
