@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +19,24 @@ from numpy.typing import NDArray
 
 from spark_jobs.onnx_model import INPUT, OUTPUT
 
+# The most metrics that MLflow takes at once.
+BATCH = 1000
+
+
+def evaluation_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """What MLflow shows as numbers of an evaluate job's result."""
+    metrics = {
+        "holdout_images": result["holdout_images"],
+        "onnx_difference": result["onnx_difference"],
+        **_contestant_metrics(result, scores="holdout_", figures=""),
+        **{f"holdout_accuracy_class_{_name(key)}": value for key, value in result["per_class"].items()},
+        **{f"holdout_images_class_{_name(key)}": value for key, value in result["per_class_images"].items()},
+    }
+    if champion := result["champion"]:
+        metrics |= _contestant_metrics(champion, scores="champion_", figures="champion_")
+        metrics |= {f"paired_{key}": value for key, value in champion["paired"].items()}
+    return metrics
+
 
 class EvaluationLog:
     """Writes onto one run, whose end stays the DAG's to declare."""
@@ -30,11 +50,17 @@ class EvaluationLog:
         """Log final metrics."""
         now = int(time.time() * 1000)
         values = [Metric(key, float(value), now, 0) for key, value in metrics.items()]
-        self._client.log_batch(self._run_id, metrics=values)
+        for start in range(0, len(values), BATCH):
+            self._client.log_batch(self._run_id, metrics=values[start : start + BATCH])
 
-    def artifacts(self, folder: Path) -> None:
-        """Log all files below `folder`."""
-        self._client.log_artifacts(self._run_id, str(folder))
+    def files(self, files: Mapping[str, bytes]) -> None:
+        """Log files by their path."""
+        with tempfile.TemporaryDirectory() as folder:
+            for path, content in files.items():
+                target = Path(folder, path)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
+            self._client.log_artifacts(self._run_id, folder)
 
     def models(self, classifier: Any, onnx_model: Any, example: NDArray[np.float32], classes: int) -> tuple[str, str]:
         """Log the model as pt2 and as ONNX; returns their MLflow URIs."""
@@ -65,6 +91,19 @@ class EvaluationLog:
         finally:
             mlflow.end_run(RunStatus.to_string(RunStatus.RUNNING))
         return pt2.model_uri, onnx.model_uri
+
+
+def _contestant_metrics(report: Mapping[str, Any], *, scores: str, figures: str) -> dict[str, float]:
+    return {
+        **{f"{scores}{key}": report[key] for key in ("accuracy", "loss", "calibration_error")},
+        **{f"{figures}latency_{key}_ms": report["latency_ms"][key] for key in ("p50", "p95")},
+        f"{figures}model_bytes": report["model_bytes"],
+    }
+
+
+def _name(text: str) -> str:
+    """A class's name as far as MLflow takes it in the name of a metric."""
+    return re.sub(r"[^-\w. ]", "_", text)
 
 
 def _pinned(*names: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,9 @@ OPSET = 18
 IR_VERSION = 8
 
 
-def export_onnx(classifier: nn.Module, example: torch.Tensor) -> onnx.ModelProto:
-    """The classifier as ONNX with a free batch size; `example` is a batch of two or more. Raises ExportError."""
+def export_onnx(classifier: nn.Module, channels: int, image_size: int) -> onnx.ModelProto:
+    """The classifier of square images as ONNX, with a free batch size. Raises ExportError."""
+    example = torch.zeros(2, channels, image_size, image_size)
     program = torch.onnx.export(
         classifier,
         (example,),
@@ -58,13 +58,8 @@ class OnnxClassifier:
         """`[n, channels, size, size]` → probabilities `[n, classes]`."""
         return np.asarray(self._session.run(None, {self._input: images})[0])
 
-    def all(self, batches: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Probabilities of all images of all batches."""
-        return np.concatenate([self(images) for images in batches])
 
-
-def torch_answers(classifier: nn.Module, batches: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-    """Probabilities by torch, batch by batch."""
+def torch_answers(classifier: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same probabilities by torch."""
     with torch.inference_mode():
-        for images in batches:
-            yield classifier(torch.from_numpy(images)).numpy()
+        return np.asarray(classifier(torch.from_numpy(images)).numpy())

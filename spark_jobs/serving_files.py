@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from PIL import Image
 from serving.preprocessing import Preprocessing
 from spark_jobs.onnx_model import INPUT, OUTPUT, OnnxClassifier
 
-GOLDEN_CASES = 8
 GOLDEN_BYTES = 400_000
 TOLERANCE = 0.001
 LATENCY_BUDGET_SECONDS = 1.0
@@ -39,18 +38,17 @@ def golden_document(
     classifier: OnnxClassifier,
     preprocessing: Preprocessing,
     classes: Sequence[str],
-    pixels: NDArray[np.uint8],
-    labels: NDArray[np.int64],
+    images: Iterable[NDArray[np.uint8]],
 ) -> dict[str, Any]:
     """The content of `golden.json`: encoded images, and what this very model answers to them.
 
-    `pixels [n, size, size, channels]` and `labels [n]` are candidates; one of each class is taken first. `label` is
-    the model's answer, which need not be the true one: the cases prove a deployment, not the model.
+    `images` are `[size, size, channels]`; of large ones not all fit. `label` is the model's answer, which need not be
+    the true one: the cases prove a deployment, not the model.
     """
     cases: list[dict[str, Any]] = []
     size = 0
-    for index in _varied(labels)[:GOLDEN_CASES]:
-        encoded = encode(pixels[index])
+    for pixels in images:
+        encoded = encode(pixels)
         probabilities = classifier(preprocessing([encoded]))[0]
         case = {
             "image": base64.b64encode(encoded).decode(),
@@ -73,13 +71,3 @@ def encode(pixels: NDArray[np.uint8]) -> bytes:
     else:
         image.save(buffer, format="JPEG", quality=90)
     return buffer.getvalue()
-
-
-def _varied(labels: NDArray[np.int64]) -> list[int]:
-    """Indices, the first of every class before any second."""
-    seen: dict[int, int] = {}
-    turns = []
-    for index, label in enumerate(labels.tolist()):
-        seen[label] = seen.get(label, 0) + 1
-        turns.append((seen[label], index))
-    return [index for _, index in sorted(turns)]

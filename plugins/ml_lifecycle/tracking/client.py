@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ml_lifecycle.tracking.exceptions import (
+    EvaluationUnreadableError,
     ServingArtifactMissingError,
     TrackingConnectionError,
     TrackingRequestError,
@@ -96,6 +97,22 @@ class TrackingClient:
             self._client.set_tag(run_id, "failure", reason[:_TAG_LIMIT])
             self._client.set_terminated(run_id, "FAILED")
 
+    def tag_run(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run; others stay."""
+        with _asking(f"tag run {run_id}"):
+            for key, value in tags.items():
+                self._client.set_tag(run_id, key, value[:_TAG_LIMIT])
+
+    def run_tags(self, run_id: str) -> dict[str, str]:
+        """All tags of a run."""
+        with _asking(f"read run {run_id}"):
+            return dict(self._client.get_run(run_id).data.tags)
+
+    def log_metric(self, run_id: str, name: str, value: float) -> None:
+        """The newest value of a metric."""
+        with _asking(f"log metric {name!r} of run {run_id}"):
+            self._client.log_metric(run_id, name, value)
+
     def run_metrics(self, run_id: str) -> dict[str, float]:
         """The last value of every metric of a run."""
         with _asking(f"read run {run_id}"):
@@ -128,6 +145,17 @@ class TrackingClient:
                 for file in sorted(root.rglob("*"))
                 if file.is_file()
             }
+
+    def read_json(self, run_id: str, path: str) -> Any:
+        """The JSON in an artifact; EvaluationUnreadableError where there is none."""
+        folder, _, _ = path.rpartition("/")
+        with tempfile.TemporaryDirectory() as scratch, _asking(f"read artifact {path!r} of run {run_id}"):
+            if path not in [file.path for file in self._client.list_artifacts(run_id, folder or None)]:
+                raise EvaluationUnreadableError(run_id, path, "there is none")
+            try:
+                return json.loads(Path(self._client.download_artifacts(run_id, path, scratch)).read_bytes())
+            except ValueError as error:
+                raise EvaluationUnreadableError(run_id, path, str(error)) from error
 
     # Registry
 

@@ -52,6 +52,16 @@ class ServingArtifactMissingError(TrackingError, RefusalError):
         super().__init__(f"MLflow run {run_id} has no artifact folder {folder!r}: its evaluate job did not finish")
 
 
+class EvaluationUnreadableError(TrackingError, RefusalError):
+    """A run's evaluation is missing, or of a form that the gate does not know."""
+
+    def __init__(self, run_id: str, file: str, reason: str) -> None:
+        super().__init__(
+            f"MLflow run {run_id}: the gate cannot read the artifact {file!r} ({reason}): the evaluate job did not "
+            "finish, or is of another version than this package; train again"
+        )
+
+
 class AliasesStaleError(TrackingError):
     """Aliases of some models do not follow what serves yet; the others do."""
 

@@ -10,20 +10,27 @@ from ml_lifecycle.assets import CANDIDATE_MODEL, ModelEvent, incoming_models
 from ml_lifecycle.data_lake.client import DataLake
 from ml_lifecycle.settings import Settings
 from ml_lifecycle.settings_variable import read_settings
+from ml_lifecycle.tracking.approval import Question, Ruling, question
 from ml_lifecycle.tracking.client import CHALLENGER, CHAMPION, ModelVersion, TrackingClient, connect
+from ml_lifecycle.tracking.evaluation import EVALUATION_FILE, Evaluation
 from ml_lifecycle.tracking.exceptions import NoCandidateError, PromotionByHandError
-from ml_lifecycle.tracking.gate import Limits, judge
+from ml_lifecycle.tracking.gate import AGAINST_CHAMPION, Limits, Outcome, judge
 
 SERVING_ARTIFACT = "serving"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate said of a candidate; without refusals it may be published."""
+    """What the gate said of a candidate; without refusals it may be published, once the question is answered.
+
+    `champion` is the version that held the alias while it was judged.
+    """
 
     evidence: list[str]
     refusals: list[str]
     run_url: str
+    champion: str | None
+    question: Question | None = None
 
 
 def candidates(params: Mapping[str, Any], context: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -44,24 +51,50 @@ def candidates(params: Mapping[str, Any], context: Mapping[str, Any]) -> list[di
 
 
 def judge_candidate(settings: Settings, version: str, *, reason: str | None = None) -> Verdict:
-    """Judge a version and write the evidence on it; with a `reason` a published version passes by hand."""
+    """Judge a version and write the evidence on it; with a `reason` a published version passes by hand, unasked."""
     with connect(settings.connections.tracking) as tracking:
         candidate = tracking.version(settings.model, version)
         run_url = tracking.run_url(candidate.run_id)
-        champion = tracking.find_alias(settings.model, CHAMPION)
+        holder = tracking.find_alias(settings.model, CHAMPION)
+        champion = holder.version if holder else None
         if reason:
-            return _pass_by_hand(tracking, candidate, reason, run_url)
-        if champion is not None and champion.version == version:
-            return Verdict([f"version {version} is champion already"], [], run_url)
-        judgement = judge(
-            tracking.run_metrics(candidate.run_id),
-            Limits(**settings.gate.model_dump(include={field.name for field in fields(Limits)})),
-            champion=champion.version if champion else None,
-            compared_with=candidate.tags.get("compared_with"),
+            return Verdict([_pass_by_hand(tracking, candidate, reason)], [], run_url, champion)
+        if champion == version:
+            return Verdict([f"version {version} is champion already"], [], run_url, champion)
+        evaluation = Evaluation.from_document(
+            tracking.read_json(candidate.run_id, EVALUATION_FILE), run_id=candidate.run_id
         )
+        limits = Limits(**settings.gate.model_dump(include={field.name for field in fields(Limits)}))
+        judgement = judge(evaluation, limits, champion=champion)
         tracking.log_table(candidate.run_id, "gate", judgement.rows())
         tracking.tag_version(settings.model, version, judgement.tags())
-    return Verdict([check.sentence for check in judgement.checks], judgement.refusals, run_url)
+    asked = None
+    if judgement.passed and settings.gate.approval.required:
+        asked = question(
+            settings.gate.approval, judgement, evaluation, model=settings.model, version=version, run_url=run_url
+        )
+    return Verdict([check.sentence for check in judgement.checks], judgement.refusals, run_url, champion, asked)
+
+
+def objection(settings: Settings, version: str, *, judged_against: str | None, ruling: Ruling) -> str | None:
+    """Why a judged version must not be published after all; the ruling is written on the version in any case."""
+    with connect(settings.connections.tracking) as tracking:
+        tracking.tag_version(settings.model, version, {"gate.approval": ruling.words})
+        if not ruling.approved:
+            return ruling.words
+        holder = tracking.find_alias(settings.model, CHAMPION)
+        champion = holder.version if holder else None
+        if champion in (judged_against, version):  # its own: an earlier attempt of this task had set it
+            return None
+        reason = (
+            f"the judgement is stale: it compared with champion {judged_against or 'none'}, which meanwhile is "
+            f"{champion or 'none'}; run promote_model for it again"
+        )
+        refused = str(Outcome.REFUSED)
+        tracking.tag_version(
+            settings.model, version, {"gate": refused, f"gate.{AGAINST_CHAMPION}": f"{refused}: {reason}"}
+        )
+        return reason
 
 
 def publish_candidate(settings: Settings, version: str, *, by: str) -> ModelEvent:
@@ -95,11 +128,11 @@ def _challenger(model: str) -> str:
     return found.version
 
 
-def _pass_by_hand(tracking: TrackingClient, candidate: ModelVersion, reason: str, run_url: str) -> Verdict:
+def _pass_by_hand(tracking: TrackingClient, candidate: ModelVersion, reason: str) -> str:
     if not candidate.storage_uri:
         raise PromotionByHandError(
             f"version = {candidate.version!r} of {candidate.model!r} was never published; by hand only a version that "
             "once passed the gate can become champion again"
         )
     tracking.tag_version(candidate.model, candidate.version, {"gate": "by hand", "promotion_reason": reason})
-    return Verdict([f"promoted by hand: {reason}"], [], run_url)
+    return f"promoted by hand: {reason}"
