@@ -20,7 +20,14 @@ from ml_lifecycle.params import optional, overrides, refusing
 from ml_lifecycle.settings import Settings
 from ml_lifecycle.settings_variable import read_settings
 from ml_lifecycle.tracking.links import RUN_URL, MlflowRunLink
-from ml_lifecycle.training_plan import TrainingRun, candidate_tags, plan_training, specification
+from ml_lifecycle.training_plan import (
+    TrainingRun,
+    candidate_tags,
+    cost_tags,
+    plan_training,
+    slot_problems,
+    specification,
+)
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +62,7 @@ SETTINGS = {
     "compute_hosts": "cluster.compute_hosts",
     "compute_preset": "cluster.compute.preset",
     "preemptible": "cluster.preemptible",
+    "cost_limit": "cost.limit",
     "experiment": "experiment",
 }
 
@@ -89,6 +97,9 @@ PARAMS = {
     "compute_hosts": optional("integer", "Compute hosts", section="Cluster", minimum=1, maximum=32),
     "compute_preset": optional("string", "Resource preset of the compute hosts", section="Cluster"),
     "preemptible": optional("boolean", "Cheaper hosts that may be taken away", section="Cluster"),
+    "cost_limit": optional(
+        "number", "A run that would cost more is refused or ended", section="Cluster", exclusiveMinimum=0
+    ),
     "experiment": optional("string", "MLflow experiment", section="Tracking"),
 }
 
@@ -101,7 +112,8 @@ champion, and registers the version in MLflow under the alias `challenger`. The 
 - **Starts** by hand, or when `retrain_request` is updated. **Emits** `candidate_model`, which starts `promote_model`.
 - **Params** override the settings of the model for this run; null means "not given".
 - **`prepare`** refuses bad settings, a missing or one-class data set and unreachable services before anything is made.
-- A failure marks the MLflow run failed (`close_run`). What a crash leaves, `clean_up` deletes in time.
+- **Cost**: `prepare` logs the estimate and refuses a run above `cost_limit`; `close_run` puts the real figure on the
+  MLflow run (metric `cost`), and marks the run failed where it failed. What a crash leaves, `clean_up` deletes in time.
 """
 
 
@@ -109,13 +121,19 @@ async def check_cluster(settings: Settings) -> None:
     """ClusterRefusedError if the cloud would refuse the cluster, UnavailableError within seconds if it is away."""
     from ml_lifecycle.dataproc.client import BackOff, connect
     from ml_lifecycle.dataproc.cluster import problems
+    from ml_lifecycle.dataproc.cost import describe, refusal
     from ml_lifecycle.dataproc.exceptions import ClusterRefusedError
 
+    log.info(describe(settings.cluster, settings.cost))
     async with connect(settings.connections.yandex, BackOff(patience=20)) as cloud:
         account = settings.cluster.service_account_id or cloud.service_account_id
         cluster = settings.cluster.model_copy(update={"service_account_id": account})
         folder = cluster.folder_id or cloud.folder_id
-        found = problems(cluster, "ml-lifecycle", {}, folder, await cloud.list_presets())
+        presets = await cloud.list_presets()
+    found = problems(cluster, "ml-lifecycle", {}, folder, presets)
+    found += slot_problems(settings, {preset.id: preset.cores for preset in presets})
+    if too_dear := refusal(settings.cluster, settings.cost):
+        found.append(too_dear)
     if found:
         raise ClusterRefusedError(found)
 
@@ -130,6 +148,7 @@ def job(name: str, found: str = "{}") -> PysparkJobOperator:
         job_name=plan[f"{name}_name"],
         main_python_file_uri=plan[f"{name}_file"],
         python_file_uris=plan["python_files"],
+        file_uris=plan["train_files"] if name == "train" else (),
         args=["--specification", f"{{{{ specification({known}, {result}, {found}) }}}}"],
         properties=plan[f"{name}_properties"],
         result_uri=f"{{{{ {result} }}}}",
@@ -187,6 +206,7 @@ with DAG(
                 name=f"{model} {dag_run.run_id}",
                 tags={"model": model, "dataset": settings.dataset_name, "git.commit": code_version()},
             )
+            tracking.tag_run(run.run_id, cost_tags(settings))
         log.info("%s: classes %s; MLflow run %s", settings.dataset_name, ", ".join(classes), run.url)
         context["ti"].xcom_push(RUN_URL, run.url)
         for other in left:
@@ -227,13 +247,16 @@ with DAG(
 
     @task(execution_timeout=timedelta(minutes=15))
     def close_run() -> None:
-        """End the MLflow run: finished if the version was registered, else failed, saying where the reason stands."""
+        """Log the cost and end the MLflow run: finished if the version was registered, else failed."""
         from ml_lifecycle.tracking.client import connect
+        from ml_lifecycle.tracking.run_cost import record_cost
 
         context = get_current_context()
-        begun, run = context["ti"].xcom_pull("prepare"), context["dag_run"]
+        pull, run = context["ti"].xcom_pull, context["dag_run"]
+        begun = pull("prepare")
         with connect(begun["connections"]["tracking"]) as tracking:
-            if context["ti"].xcom_pull("register") is not None:
+            record_cost(tracking, begun["run_id"], pull("delete_cluster"))
+            if pull("register") is not None:
                 tracking.end_run(begun["run_id"])
             else:
                 reason = f"Airflow run {run.run_id} of {run.dag_id} failed; its task log says why"
@@ -268,6 +291,8 @@ with DAG(
         cluster_id=submit_cluster.output,
         cluster_name=plan["cluster_name"],
         folder_id=plan["folder_id"],
+        created_at="{{ ti.xcom_pull('submit_cluster', key='created_at') or '' }}",
+        hourly_price=plan["hourly_price"],
         yandex_conn_id=plan["yandex_conn_id"],
         poll_seconds=plan["poll_seconds"],
         retries=3,
@@ -276,6 +301,7 @@ with DAG(
 
     plan >> submit_cluster >> wait_for_cluster >> ingest >> train >> evaluate >> delete_cluster
     # `prepare` is a setup too: a failed setup alone would keep the teardown from running, and a submission that
-    # failed half-way may have made a cluster.
-    delete_cluster.as_teardown(setups=[plan.operator, submit_cluster], on_failure_fail_dagrun=True)
-    registered >> close_run().as_teardown(setups=[plan.operator])
+    # failed half-way may have made a cluster. The wait is one so that a job cleared on its own waits for a new cluster.
+    setups = [plan.operator, submit_cluster, wait_for_cluster]
+    delete_cluster.as_teardown(setups=setups, on_failure_fail_dagrun=True)
+    [registered, delete_cluster] >> close_run().as_teardown(setups=[plan.operator])

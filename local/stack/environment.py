@@ -29,6 +29,15 @@ SHORT_JOBS = {
 }
 
 
+# So that the summary can show a cost; a laptop's hosts cost nothing.
+MADE_UP_PRICES = {
+    "currency": "RUB",
+    "host_hour": {"s3-c4-m16": 15.0},
+    "disk_gib_hour": {"network-ssd": 0.02},
+    "expected_hours": 0.1,
+}
+
+
 def real(name: str) -> str | None:
     """The real thing that make's command line named in place of a stand-in (`KUBECONFIG`, `DATA_LAKE`, …)."""
     return os.environ.get(f"ML_LIFECYCLE_REAL_{name}") or None
@@ -78,6 +87,7 @@ def settings(layout: Layout, environment_archive: Path) -> dict[str, Any]:
         "defaults": {
             "data_lake": real("DATA_LAKE") or layout.data_lake.as_uri(),
             "cluster": {} if real("YC_SERVICE_ACCOUNT_KEY") else laptop_cluster,
+            "cost": {} if real("YC_SERVICE_ACCOUNT_KEY") else MADE_UP_PRICES,
             "serving": {"ingress": real("INGRESS")} if real("KUBECONFIG") else laptop_serving,
             "rollout": {
                 "dwell_seconds": 20,

@@ -264,7 +264,10 @@ class Cost(Section):
     )
     expected_hours: float = Field(default=1.0, gt=0, description="how long a training's cluster is expected to live")
     limit: float | None = Field(
-        default=None, gt=0, description="a run expected to cost more is refused; needs a price for every preset"
+        default=None,
+        gt=0,
+        description="a run expected to cost more is refused, and a cluster is ended before it does; needs a price for "
+        "every preset",
     )
 
 

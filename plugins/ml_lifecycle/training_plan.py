@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from ml_lifecycle.data_lake.layout import JOB_ARCHIVE, Layout, join, spark_uri
+from ml_lifecycle.data_lake.layout import GPU_SCRIPT, JOB_ARCHIVE, Layout, join, spark_uri
+from ml_lifecycle.dataproc import cost
 from ml_lifecycle.dataproc.cluster import cluster_name
 from ml_lifecycle.dataproc.job import environment_properties
 from ml_lifecycle.dataproc.names import digest
 from ml_lifecycle.settings import Settings
+
+# Yandex's families of hosts without GPU: s3-c4-m16, m3-c4-m32, c3-…, b3-…, hm3-…, i3-…
+CPU_PRESET = re.compile(r"(b|c|hm|i|m|s)\d")
 
 
 @dataclass(frozen=True)
@@ -31,20 +36,23 @@ class TrainingRun:
 def plan_training(settings: Settings, run: TrainingRun) -> dict[str, Any]:
     """Everything that the tasks after `prepare` template, as flat JSON; holds no secret."""
     key = digest(run.dag_id, run.dag_run_id)
+    lives = cost.time_to_live_hours(settings.cluster, settings.cost)
     plan: dict[str, Any] = {
         "model": settings.model,
         "run_id": run.run_id,
         "connections": settings.connections.model_dump(mode="json"),
         "yandex_conn_id": settings.connections.yandex,
         "data_lake_conn_id": settings.connections.storage,
-        "cluster": settings.cluster.model_dump(mode="json"),
+        "cluster": settings.cluster.model_dump(mode="json") | {"time_to_live_hours": lives},
         "cluster_name": cluster_name(settings.model, run.dag_id, run.dag_run_id),
         "folder_id": settings.cluster.folder_id,
         "labels": {"model": settings.model},
+        "hourly_price": asdict(cost.hourly_price(settings.cluster, settings.cost)),
         "create_timeout_minutes": settings.cluster.create_timeout_minutes,
         "job_timeout_minutes": settings.cluster.job_timeout_minutes,
         "poll_seconds": settings.cluster.poll_seconds,
         "python_files": [spark_uri(join(run.job_code, JOB_ARCHIVE))],
+        "train_files": [spark_uri(join(run.job_code, GPU_SCRIPT))] if settings.training.gpu else [],
         "results": Layout(settings.data_lake).results(key),
     }
     for job, known in _jobs(settings, run).items():
@@ -53,6 +61,13 @@ def plan_training(settings: Settings, run: TrainingRun) -> dict[str, Any]:
         plan[f"{job}_properties"] = properties(settings, run.environment) | (_slots(settings) if job == "train" else {})
         plan[f"{job}_specification"] = known
     return plan
+
+
+def cost_tags(settings: Settings) -> dict[str, str]:
+    """What the MLflow run says of its cost before there is any."""
+    expected = cost.expected_cost(settings.cluster, settings.cost)
+    estimate = str(expected) if expected.most is None else f"{expected.most:.2f}"
+    return {"cost.estimate": estimate, "cost.currency": settings.cost.currency}
 
 
 def specification(known: Mapping[str, Any], result_uri: str, found: Mapping[str, Any]) -> str:
@@ -77,18 +92,47 @@ def properties(settings: Settings, environment: str | None) -> dict[str, str]:
     return shipped | settings.cluster.spark_properties
 
 
+def slot_problems(settings: Settings, cores: Mapping[str, int]) -> list[str]:
+    """Why the hosts cannot hold the training processes; cores: of a host, by resource preset."""
+    cluster, training = settings.cluster, settings.training
+    preset = cluster.compute.preset
+    found = []
+    on_each = _processes_on_each(settings)
+    if on_each > cores.get(preset, on_each):
+        found.append(
+            f"training.processes = {training.processes} on cluster.compute_hosts = {cluster.compute_hosts}: {on_each} "
+            f"on each, but cluster.compute.preset = {preset!r} has {cores[preset]} cores, and training would wait for "
+            "ever; name a larger preset, more hosts, or fewer processes"
+        )
+    if training.gpu and CPU_PRESET.match(preset):
+        found.append(
+            f"training.gpu is true, but cluster.compute.preset = {preset!r} is a preset without GPU; name one that has "
+            "GPUs (g1.small, or what Yandex offers in your folder), or set training.gpu to false"
+        )
+    return found
+
+
+def _processes_on_each(settings: Settings) -> int:
+    hosts = min(settings.cluster.compute_hosts, settings.training.processes)
+    return math.ceil(settings.training.processes / hosts)
+
+
 def _slots(settings: Settings) -> dict[str, str]:
     """A barrier stage needs all its slots at once and refuses dynamic allocation (SPARK-24942, SPARK-24819)."""
-    hosts = min(settings.cluster.compute_hosts, settings.training.processes)
-    on_each = math.ceil(settings.training.processes / hosts)
+    on_each = _processes_on_each(settings)
     found = {
         "spark.dynamicAllocation.enabled": "false",
-        "spark.executor.instances": str(hosts),
+        "spark.executor.instances": str(min(settings.cluster.compute_hosts, settings.training.processes)),
         "spark.executor.cores": str(on_each),
         "spark.task.cpus": "1",
     }
     if settings.training.gpu:
-        found |= {"spark.executor.resource.gpu.amount": str(on_each), "spark.task.resource.gpu.amount": "1"}
+        # YARN tells an executor nothing of its GPUs, and makes every file that it brings executable.
+        found |= {
+            "spark.executor.resource.gpu.amount": str(on_each),
+            "spark.executor.resource.gpu.discoveryScript": f"./{GPU_SCRIPT}",
+            "spark.task.resource.gpu.amount": "1",
+        }
     return found | settings.cluster.spark_properties
 
 

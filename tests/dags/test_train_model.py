@@ -12,10 +12,12 @@ import pytest
 from local.dataset import write_digits
 from local.stack.environment_archive import build_environment_archive
 from local.yandex.stand_in import YandexStandIn
+from ml_lifecycle.dataproc.operators import DeleteClusterOperator
 from ml_lifecycle.tracking.client import TrackingClient
 
 pytestmark = pytest.mark.slow
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 CLUSTER = {"subnet_id": "subnet", "folder_id": "laptop", "service_account_id": "account", "secret_id": "laptop-secret"}
 SMALL = {"epochs": 1, "fraction": 0.5, "batch_size": 32, "width": 8, "processes": 1}
 
@@ -39,11 +41,19 @@ def lake(
             "data_lake": (tmp_path / "lake").as_uri(),
             "cluster": {**CLUSTER, "environment": str(environment), "poll_seconds": 0.5},
             "dataset": {"image_size": 16, "channels": 1},
+            "cost": {"host_hour": {"s3-c4-m16": 3600}, "expected_hours": 0.5},
         }
     }
     monkeypatch.setenv("AIRFLOW_VAR_ML_LIFECYCLE", json.dumps(document))
     yield tmp_path / "lake"
     cloud.faults.clear()
+
+
+@pytest.fixture(autouse=True)
+def no_pause_before_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "airflow.models.taskinstance.TaskInstance.ready_for_retry", lambda ti: ti.state == "up_for_retry"
+    )
 
 
 def alive(cloud: YandexStandIn) -> list[dict[str, Any]]:
@@ -85,6 +95,10 @@ def test_a_training_ends_in_a_challenger_and_without_a_cluster(
     assert mlflow_run.info.status == "FINISHED"
     assert mlflow_run.data.tags["airflow.run"] == run.run_id
     assert len(mlflow_run.data.tags["git.commit"]) == 40
+    deleted = xcom(run, "delete_cluster")
+    assert mlflow_run.data.tags["cost.estimate"] == "3600.00"
+    assert mlflow_run.data.tags["cost.currency"] == deleted["currency"] == "RUB"
+    assert mlflow_run.data.metrics["cost"] == pytest.approx(2 * deleted["lived_seconds"], rel=0.01)
 
 
 def test_a_cluster_that_fails_is_deleted_and_the_run_marked(
@@ -106,6 +120,7 @@ def test_a_cluster_that_fails_is_deleted_and_the_run_marked(
     mlflow_run = tracking._client.get_run(xcom(run, "prepare", "run_id"))
     assert mlflow_run.info.status == "FAILED"
     assert run.run_id in mlflow_run.data.tags["failure"]
+    assert mlflow_run.data.metrics["cost"] > 0, "a failed training costs money too"
     assert tracking.find_alias("unlucky", "challenger") is None
     assert len(candidate_events()) == before
 
@@ -123,6 +138,47 @@ def test_a_refused_submission_leaves_nothing(cloud: YandexStandIn, lake: Path, r
     assert alive(cloud) == []
 
 
+def test_a_cluster_that_cannot_be_deleted_fails_the_run_and_its_cost_is_unknown(
+    cloud: YandexStandIn,
+    lake: Path,
+    tracking_connection: str,
+    run_dag: Any,
+    states: Any,
+    xcom: Any,
+) -> None:
+    write_digits(lake / "datasets" / "digits")
+    cloud.faults.add(method="JobService.Create", code="PERMISSION_DENIED", times=9)
+    cloud.faults.add(method="ClusterService.Delete", code="PERMISSION_DENIED", times=99)
+
+    run = run_dag("train_model.py", "train_model", {"model": "undying", "dataset": "digits", **SMALL})
+
+    ended = states(run)
+    assert run.state == "failed"
+    assert (ended["delete_cluster"], ended["close_run"]) == ("failed", "success")
+    assert len(alive(cloud)) == 1
+    mlflow_run = TrackingClient(tracking_connection)._client.get_run(xcom(run, "prepare", "run_id"))
+    assert mlflow_run.info.status == "FAILED"
+    assert mlflow_run.data.tags["cost.unknown"] == "the cluster's deletion failed"
+    assert "cost" not in mlflow_run.data.metrics
+    cloud.faults.clear()
+    DeleteClusterOperator(
+        task_id="delete", cluster_id=alive(cloud)[0]["id"], cluster_name="", poll_seconds=0.1, deferrable=False
+    ).execute({"dag_run": run})
+
+
+def test_a_cleared_job_makes_a_cluster_again_and_deletes_it() -> None:
+    """Airflow clears with a task its setups and their teardowns."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    dag = DagBag(dag_folder=REPOSITORY / "dags" / "train_model.py", bundle_name="dags-folder").dags["train_model"]
+
+    cleared = dag.partial_subset(["train"], include_upstream=False).task_ids
+
+    assert set(cleared) == {
+        *("prepare", "submit_cluster", "wait_for_cluster", "train", "delete_cluster", "close_run"),
+    }
+
+
 @pytest.mark.parametrize(
     ("conf", "said"),
     [
@@ -130,6 +186,8 @@ def test_a_refused_submission_leaves_nothing(cloud: YandexStandIn, lake: Path, r
         ({"dataset": "single"}, "only the class 'cats'"),
         ({"model": "Bad_Name"}, "at most 40 lower-case letters"),
         ({"dataset": "good", "compute_preset": "g9.huge"}, "cluster.compute.preset = 'g9.huge': no such resource"),
+        ({"dataset": "good", "cost_limit": 5000}, "cost.limit = 5000 RUB: the run is expected to cost 3600.00 RUB"),
+        ({"dataset": "good", "gpu": True}, "'s3-c4-m16' is a preset without GPU"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_created(

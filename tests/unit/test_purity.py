@@ -20,6 +20,7 @@ DOES_IO = {
     "kserve/smoke_test.py",  # a KubernetesPodOperator
     "scaling/reconciler.py",  # reads load, patches targets
     "tracking/rollout_aliases.py",  # moves aliases in MLflow
+    "tracking/run_cost.py",  # logs to MLflow
     "tracking/promotion.py",  # judges with MLflow, publishes to the data lake
     "assets.py",  # Airflow's assets
     "params.py",  # Airflow's params

@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from ml_lifecycle.settings import Settings, parse_settings
-from ml_lifecycle.training_plan import TrainingRun, candidate_tags, plan_training, specification
+from ml_lifecycle.training_plan import (
+    TrainingRun,
+    candidate_tags,
+    cost_tags,
+    plan_training,
+    slot_problems,
+    specification,
+)
 from spark_jobs.specification import EvaluateSpecification, IngestSpecification, TrainSpecification, parse
 
 RUN = TrainingRun(
@@ -68,6 +75,61 @@ def test_a_barrier_stage_finds_all_its_slots(processes: int, hosts: int, executo
 
     assert properties["spark.dynamicAllocation.enabled"] == "false"
     assert (properties["spark.executor.instances"], properties["spark.executor.cores"]) == (executors, cores)
+
+
+def test_gpus_are_found_by_a_script_that_travels_with_the_job() -> None:
+    found = plan(training={"gpu": True, "processes": 4}, cluster={"compute_hosts": 2})
+    properties = found["train_properties"]
+
+    assert found["train_files"] == ["s3a://bucket/prefix/jobs/abc/find_gpus.sh"]
+    assert properties["spark.executor.resource.gpu.discoveryScript"] == "./find_gpus.sh"
+    assert properties["spark.executor.resource.gpu.amount"] == "2"
+    assert properties["spark.task.resource.gpu.amount"] == "1"
+    assert not [key for key in found["ingest_properties"] if "gpu" in key]
+    assert plan()["train_files"] == []
+
+
+@pytest.mark.parametrize(
+    ("training", "cluster", "says"),
+    [
+        ({"processes": 9}, {"compute_hosts": 2}, "5 on each, but cluster.compute.preset = 's3-c4-m16' has 4 cores"),
+        ({"gpu": True}, {}, "'s3-c4-m16' is a preset without GPU"),
+    ],
+)
+def test_hosts_that_cannot_hold_the_training_are_refused(
+    training: dict[str, Any], cluster: dict[str, Any], says: str
+) -> None:
+    defaults = {"data_lake": "s3://bucket", "training": training, "cluster": cluster}
+    settings = parse_settings({"defaults": defaults}, "digits")
+
+    (problem,) = slot_problems(settings, {"s3-c4-m16": 4})
+
+    assert says in problem
+
+
+@pytest.mark.parametrize("preset", ["g1.small", "gpu-standard-v3", "standard-v3-t4"])
+def test_a_preset_that_may_have_gpus_is_not_refused(preset: str) -> None:
+    defaults = {"data_lake": "s3://bucket", "training": {"gpu": True}, "cluster": {"compute": {"preset": preset}}}
+
+    assert slot_problems(parse_settings({"defaults": defaults}, "digits"), {}) == []
+
+
+def test_a_limit_ends_the_cluster_before_it_costs_more() -> None:
+    prices = {"host_hour": {"s3-c4-m16": 10}, "limit": 45}
+    found = plan(cost=prices, cluster={"compute_hosts": 2})
+
+    assert found["cluster"]["time_to_live_hours"] == pytest.approx(1.25)
+    assert found["hourly_price"] == {"currency": "RUB", "least": 30, "most": 30, "unknown": ""}
+
+
+@pytest.mark.parametrize(
+    ("prices", "estimate"),
+    [({"s3-c4-m16": 10}, "20.00"), ({}, "unknown: cost.host_hour has no price for preset 's3-c4-m16'")],
+)
+def test_a_run_says_what_it_is_expected_to_cost(prices: dict[str, float], estimate: str) -> None:
+    settings = parse_settings({"defaults": {"data_lake": "s3://bucket", "cost": {"host_hour": prices}}}, "digits")
+
+    assert cost_tags(settings) == {"cost.estimate": estimate, "cost.currency": "RUB"}
 
 
 def test_the_users_properties_have_the_last_word() -> None:

@@ -11,11 +11,11 @@ from functools import cached_property
 from pathlib import Path
 
 from ml_lifecycle.data_lake.client import DataLake
-from ml_lifecycle.data_lake.layout import JOB_ARCHIVE, join
+from ml_lifecycle.data_lake.layout import GPU_SCRIPT, JOB_ARCHIVE, join
 from ml_lifecycle.exceptions import SettingsError
 from ml_lifecycle.resources import resource
 
-MAIN_FILES = ("ingest.py", "train.py", "evaluate.py")
+MAIN_FILES = ("ingest.py", "train.py", "evaluate.py", GPU_SCRIPT)
 SERVING_FILES = ("serving/__init__.py", "serving/preprocessing.py")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 JOB_ARCHIVE = "lifecycle_jobs.zip"
+GPU_SCRIPT = "find_gpus.sh"
 CHECKSUMS = "checksums.json"
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 

@@ -56,10 +56,11 @@ class Cluster:
         """Whether this package made it."""
         return self.labels.get(MANAGED_BY) == OWNER
 
-    def expired(self, now: float) -> bool:
-        """Whether its time to live is over; without a readable label, a day after its creation."""
+    @property
+    def expires_at(self) -> float:
+        """When its time to live is over; without a readable label, a day after its creation."""
         label = self.labels.get(EXPIRES_AT, "")
-        return now >= (int(label) if label.isdecimal() else self.created_at + UNREADABLE_EXPIRY_GRACE)
+        return float(label) if label.isdecimal() else self.created_at + UNREADABLE_EXPIRY_GRACE
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,33 @@ class ClusterTimeoutError(DataprocError):
         )
 
 
+_ANEW = (
+    "clear this task: prepare, submit_cluster and wait_for_cluster are cleared with it and make a new cluster, where "
+    "training goes on from its last checkpoint"
+)
+
+
+class ClusterGoneError(DataprocError):
+    """The run's cluster was deleted before the job was done."""
+
+    def __init__(self, cluster_id: str) -> None:
+        super().__init__(
+            f"cluster {cluster_id} of this run does not exist any more: its time to live was over "
+            f"(cluster.time_to_live_hours, cost.limit) or somebody deleted it; {_ANEW}"
+        )
+
+
+class ClusterExpiredError(DataprocError):
+    """The cluster's time to live is over: it is about to be deleted, whatever runs on it."""
+
+    def __init__(self, cluster_id: str, last_lines: Sequence[str] = ()) -> None:
+        said = _driver_said(last_lines) if last_lines else ""
+        super().__init__(
+            f"the time to live of cluster {cluster_id} is over: raise cluster.time_to_live_hours, or cost.limit where "
+            f"that set it; then {_ANEW}{said}"
+        )
+
+
 class ClusterNotDeletedError(DataprocError):
     """The cluster still exists, and costs money."""
 
@@ -133,19 +160,27 @@ class JobFailedError(DataprocError):
     """The job ended without success; carries the driver's last lines."""
 
     def __init__(self, name: str, job_id: str, status: str, message: str, last_lines: Sequence[str]) -> None:
-        said = "\n".join(f"    {line}" for line in last_lines) or "    (the driver said nothing)"
         reason = f": {message}" if message else ""
-        super().__init__(f"job {name!r} ({job_id}) ended {status}{reason}. The driver's last lines:\n{said}")
+        super().__init__(f"job {name!r} ({job_id}) ended {status}{reason}{_driver_said(last_lines)}")
 
 
 class JobTimeoutError(DataprocError):
     """The job did not end in time and was cancelled."""
 
     def __init__(self, name: str, job_id: str, minutes: float, last_lines: Sequence[str]) -> None:
-        said = "\n".join(f"    {line}" for line in last_lines) or "    (the driver said nothing)"
         super().__init__(
             f"job {name!r} ({job_id}) was not done after {minutes:g} minutes and has been cancelled (raise "
-            f"cluster.job_timeout_minutes if it was merely slow). The driver's last lines:\n{said}"
+            f"cluster.job_timeout_minutes if it was merely slow){_driver_said(last_lines)}"
+        )
+
+
+class JobNotCancelledError(DataprocError):
+    """An earlier job of the task still runs: another beside it would do the work twice."""
+
+    def __init__(self, job_ids: Sequence[str]) -> None:
+        super().__init__(
+            f"jobs {', '.join(job_ids)} of earlier tries have not ended though they were cancelled: nothing was "
+            "submitted beside them; run the task again when they have, or let the teardown delete their cluster"
         )
 
 
@@ -156,3 +191,8 @@ class ResultMissingError(DataprocError):
         super().__init__(
             f"job {name!r} ({job_id}) ended DONE but wrote no result to {uri}: it must write there before it exits"
         )
+
+
+def _driver_said(lines: Sequence[str]) -> str:
+    said = "\n".join(f"    {line}" for line in lines) or "    (the driver said nothing)"
+    return f". The driver's last lines:\n{said}"

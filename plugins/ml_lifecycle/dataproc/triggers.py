@@ -120,8 +120,8 @@ class JobEndedTrigger(DataprocTrigger):
     """Waits until a job has ended, its driver's output going into the task log meanwhile.
 
     Its event's status is `ended`, `lingering` (the result has been there for grace_seconds but the driver has not
-    ended), `timeout` or `gone`; it adds `job_status`, `seconds` and `last_lines`. The log begins anew when the trigger
-    moves to another triggerer.
+    ended), `timeout`, `expired` (the cluster's time to live is over) or `gone` with its cluster; it adds `job_status`,
+    `seconds` and `last_lines`. The log begins anew when the trigger moves to another triggerer.
     """
 
     def __init__(
@@ -132,6 +132,7 @@ class JobEndedTrigger(DataprocTrigger):
         result_uri: str,
         data_lake_conn_id: str | None,
         grace_seconds: float,
+        expires_at: float,
         **state: Any,
     ) -> None:
         super().__init__(
@@ -140,6 +141,7 @@ class JobEndedTrigger(DataprocTrigger):
             result_uri=result_uri,
             data_lake_conn_id=data_lake_conn_id,
             grace_seconds=grace_seconds,
+            expires_at=expires_at,
             **state,
         )
         self.job_id = job_id
@@ -147,14 +149,15 @@ class JobEndedTrigger(DataprocTrigger):
         self.result_uri = result_uri
         self.data_lake_conn_id = data_lake_conn_id
         self.grace_seconds = grace_seconds
+        self.expires_at = expires_at
         self._driver_log = DriverLog()
         self._result_seen: float | None = None
 
     async def _look(self, client: DataprocClient) -> TriggerEvent | None:
         try:
             job = await client.get_job(self.cluster_id, self.job_id)
-        except NotFoundError as error:
-            return self._job_event("gone", None, str(error))
+        except NotFoundError:
+            return self._job_event("gone", None)
         try:
             await self._follow_log(client, ended=job.status.ended)
         except ApiError as error:
@@ -162,8 +165,8 @@ class JobEndedTrigger(DataprocTrigger):
             self.log.warning("%s: no log: %s", self.job_name, error)
         if job.status.ended:
             return self._job_event("ended", job, await self._operation_error(client))
-        if self._overdue():
-            return self._job_event("timeout", job)
+        if time.time() >= min(self.deadline, self.expires_at):
+            return self._job_event("timeout" if self.deadline <= self.expires_at else "expired", job)
         return self._job_event("lingering", job) if await self._lingers() else None
 
     async def _follow_log(self, client: DataprocClient, *, ended: bool) -> None:

@@ -102,13 +102,13 @@ class SimulatedRun:
         self.job_file.write_text(code)
         return self.job_operator(**changes).execute(self.context)
 
-    def teardown(self, timeout_minutes: float = 0.2) -> dict[str, Any]:
+    def teardown(self, timeout_minutes: float = 0.2, **changes: Any) -> dict[str, Any]:
         operator = DeleteClusterOperator(
             task_id="delete",
             cluster_id=self.cluster_id,
             cluster_name=self.name,
             timeout_minutes=timeout_minutes,
-            **FAST,
+            **{**FAST, **changes},
         )
         return operator.execute(self.context)
 

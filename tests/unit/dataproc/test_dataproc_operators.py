@@ -8,6 +8,8 @@ import pytest
 from airflow.sdk.exceptions import TaskDeferred
 
 from ml_lifecycle.dataproc.exceptions import (
+    ClusterExpiredError,
+    ClusterGoneError,
     ClusterNameTakenError,
     ClusterRefusedError,
     JobFailedError,
@@ -16,7 +18,7 @@ from ml_lifecycle.dataproc.exceptions import (
     ResultMissingError,
 )
 from ml_lifecycle.dataproc.operators import DeleteClusterOperator, PysparkJobOperator, WaitForClusterOperator
-from tests.unit.dataproc.simulated_run import FAST, SimulatedRun, sweep
+from tests.unit.dataproc.simulated_run import ENDLESS_JOB, FAST, SimulatedRun, sweep
 
 
 @pytest.fixture
@@ -141,6 +143,78 @@ def test_the_teardown_cancels_the_job_of_a_deferred_task(running):
         operator.execute(running.context)
     running.teardown()
     assert [job["status"] for job in running.jobs()] == ["CANCELLED"]
+
+
+def test_other_work_of_the_same_task_ends_before_ours_is_submitted(running):
+    """As when prepare was cleared and plans anew while the old plan's job runs, its task deferred."""
+    running.job_file.write_text(ENDLESS_JOB)
+    with pytest.raises(TaskDeferred):
+        running.job_operator(deferrable=True).execute(running.context)
+    assert running.job(args=[str(running.result), "changed"]) == {"images": 7}
+    first, second = running.jobs()
+    assert (first["name"], first["status"]) == ("ingest", "CANCELLED")
+    assert (second["name"], second["status"]) == ("ingest-2", "DONE")
+    assert first["finished"] <= second["created"]
+
+
+def test_a_job_does_not_outlive_its_cluster(run):
+    run.submit(time_to_live_hours=3 / 3600)
+    run.wait()
+    with pytest.raises(ClusterExpiredError, match=r"(?s)cluster.time_to_live_hours, or cost.limit.*started"):
+        run.job(ENDLESS_JOB)
+    assert [job["status"] for job in run.jobs()] == ["CANCELLED"]
+    with pytest.raises(ClusterExpiredError):
+        run.job()
+    assert len(run.jobs()) == 1
+    run.teardown()
+
+
+def test_a_job_whose_cluster_was_deleted_says_what_to_clear(run):
+    run.submit()
+    run.wait()
+    run.teardown()
+    with pytest.raises(ClusterGoneError, match="clear this task: prepare, submit_cluster and wait_for_cluster"):
+        run.job()
+
+
+def test_a_cluster_swept_away_under_its_job_is_named(run):
+    run.submit()
+    run.wait()
+    run.job_file.write_text(ENDLESS_JOB)
+    operator = run.job_operator(deferrable=True)
+    with pytest.raises(TaskDeferred) as suspended:
+        operator.execute(run.context)
+    run.teardown()
+    event = asyncio.run(_first(suspended.value.trigger))
+    with pytest.raises(ClusterGoneError, match="time to live"):
+        operator.resume(run.context, event)
+
+
+PRICE = {"currency": "RUB", "least": 3600.0, "most": 7200.0, "unknown": ""}
+
+
+def test_the_deletion_says_what_the_cluster_cost(run):
+    run.submit()
+    report = run.teardown(hourly_price=PRICE)
+    assert report["cost_least"] == pytest.approx(report["lived_seconds"], abs=0.1)
+    assert report["cost"] == pytest.approx(2 * report["lived_seconds"], abs=0.2)
+    assert report["currency"] == "RUB"
+
+
+def test_a_cluster_that_an_earlier_try_deleted_still_cost_something(run):
+    run.submit()
+    first = run.teardown(hourly_price=PRICE)
+    second = run.teardown(hourly_price=PRICE, created_at=run.ti.xcoms["created_at"])
+    assert not second["existed"]
+    assert second["cost"] >= first["cost"] > 0
+
+
+def test_no_cluster_costs_nothing_and_no_price_is_unknown(run):
+    assert run.teardown(hourly_price=PRICE)["cost"] == 0
+    run.submit()
+    report = run.teardown()
+    assert report["cost"] is None
+    assert report["cost_unknown"]
 
 
 def test_deferred_operators_resume_from_the_event_alone(run):

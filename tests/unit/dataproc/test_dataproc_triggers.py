@@ -9,7 +9,14 @@ from airflow.serialization.serialized_objects import BaseSerialization
 from ml_lifecycle.dataproc.triggers import ClusterGoneTrigger, ClusterRunningTrigger, JobEndedTrigger
 
 COMMON = {"yandex_conn_id": "c", "cluster_id": "id", "operation_id": "op", "deadline": 1.5, "poll_seconds": 0.05}
-JOB = {"job_id": "j", "job_name": "n", "result_uri": "", "data_lake_conn_id": None, "grace_seconds": 1.0}
+JOB = {
+    "job_id": "j",
+    "job_name": "n",
+    "result_uri": "",
+    "data_lake_conn_id": None,
+    "grace_seconds": 1.0,
+    "expires_at": 2.5,
+}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,7 +12,10 @@ from ml_lifecycle.dataproc import job as jobs
 from ml_lifecycle.dataproc.cleanup import cancel_and_verify
 from ml_lifecycle.dataproc.cluster import Cluster
 from ml_lifecycle.dataproc.exceptions import (
+    ClusterExpiredError,
+    ClusterGoneError,
     JobFailedError,
+    JobNotCancelledError,
     JobRefusedError,
     JobTimeoutError,
     ResultMissingError,
@@ -36,7 +40,7 @@ class PysparkJobOperator(DataprocOperator):
 
     :param result_uri: where the job writes its result; None if it has none.
     :param grace_seconds: a job that has written its result but not ended is cancelled after this, and has succeeded.
-    :param timeout_minutes: a job not ended by then is cancelled.
+    :param timeout_minutes: a job not ended by then is cancelled, as it is when its cluster's time to live is over.
     """
 
     template_fields: Sequence[str] = (
@@ -107,7 +111,7 @@ class PysparkJobOperator(DataprocOperator):
             raise JobRefusedError(found)
 
         async def submit(client: DataprocClient) -> tuple[Cluster, Job, str]:
-            return await client.get_cluster(self.cluster_id), *await self._submit(client, specification)
+            return await self._living_cluster(client), *await self._submit(client, specification)
 
         self._in_charge = True
         cluster, job, operation_id = self._with_client(submit)
@@ -123,9 +127,18 @@ class PysparkJobOperator(DataprocOperator):
             data_lake_conn_id=self.data_lake_conn_id,
             grace_seconds=self.grace_seconds,
             deadline=job.created_at + float(self.timeout_minutes) * 60,
+            expires_at=cluster.expires_at,
             poll_seconds=self.poll_seconds,
         )
         return dict(self._wait(context, trigger, "resume"))
+
+    async def _living_cluster(self, client: DataprocClient) -> Cluster:
+        cluster = await client.find_cluster(self.cluster_id)
+        if cluster is None:
+            raise ClusterGoneError(self.cluster_id)
+        if time.time() >= cluster.expires_at:
+            raise ClusterExpiredError(self.cluster_id)
+        return cluster
 
     async def _submit(self, client: DataprocClient, specification: PysparkSpecification) -> tuple[Job, str]:
         existing = await client.list_jobs(self.cluster_id)
@@ -133,6 +146,7 @@ class PysparkJobOperator(DataprocOperator):
         if plan.adopted is not None:
             self.log.info("Job %s (%s) is %s: going on with it", plan.name, plan.adopted.id, plan.adopted.status)
             return plan.adopted, ""
+        await self._end_earlier_tries(client, existing)
         await self._forget_old_result()
         try:
             started = await client.create_job(jobs.create_request(self.cluster_id, plan.name, specification))
@@ -145,6 +159,12 @@ class PysparkJobOperator(DataprocOperator):
         self.log.info("Job %s (%s) submitted to cluster %s", plan.name, started.resource_id, self.cluster_id)
         return await client.get_job(self.cluster_id, started.resource_id), started.operation_id
 
+    async def _end_earlier_tries(self, client: DataprocClient, existing: Sequence[Job]) -> None:
+        """A try whose work is not this one's, or that is being cancelled, must not run beside this one."""
+        living = [job.id for job in jobs.live(jobs.tries_of(self.job_name, existing))]
+        if not await cancel_and_verify(client, self.cluster_id, living, poll_seconds=self.poll_seconds):
+            raise JobNotCancelledError(living)
+
     async def _forget_old_result(self) -> None:
         """A result that an earlier run left would otherwise make this job look finished."""
         if self.result_uri:
@@ -153,14 +173,17 @@ class PysparkJobOperator(DataprocOperator):
             await sync_to_async(self._lake().remove)(self.result_uri)
 
     def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
-        """The job's result, or JobFailedError, JobTimeoutError, ResultMissingError."""
+        """The job's result, or JobFailedError, JobTimeoutError, ResultMissingError, Cluster{Expired,Gone}Error."""
         self._in_charge = False
         name, job_id, lines = event["job_name"], event["job_id"], event["last_lines"]
         if event["status"] == "timeout":
             self._cancel(event["cluster_id"], job_id)
             raise JobTimeoutError(name, job_id, float(self.timeout_minutes), lines)
+        if event["status"] == "expired":
+            self._cancel(event["cluster_id"], job_id)
+            raise ClusterExpiredError(event["cluster_id"], lines)
         if event["status"] == "gone":
-            raise JobFailedError(name, job_id, "with its cluster", event["message"], lines)
+            raise ClusterGoneError(event["cluster_id"])
         if event["status"] == "lingering":
             self.log.warning(
                 "Job %s (%s) wrote its result %g s ago and has not ended: cancelling it",

@@ -23,7 +23,7 @@ OLD_CLUSTER_SECONDS = 1800.0
 
 
 class SubmitClusterOperator(DataprocOperator):
-    """Begins a cluster and returns its id at once; XCom also gets `cluster_id` and `operation_id`.
+    """Begins a cluster and returns its id at once; XCom also gets `cluster_id`, `operation_id` and `created_at`.
 
     A second try of the task, or a resumed run, goes on with the cluster that the first one made: names are unique in a
     folder, and labels say whose the cluster is. The labels managed-by, dag, run and expires-at are added.
@@ -52,9 +52,10 @@ class SubmitClusterOperator(DataprocOperator):
         expires_at = time.time() + settings.time_to_live_hours * 3600
         labels = clusters.cluster_labels(dag_run.dag_id, dag_run.run_id, expires_at, self.labels)
 
-        def remember(cluster_id: str, operation_id: str) -> None:
+        def remember(cluster_id: str, operation_id: str, created_at: float) -> None:
             context["ti"].xcom_push(key="operation_id", value=operation_id)
             context["ti"].xcom_push(key="cluster_id", value=cluster_id)
+            context["ti"].xcom_push(key="created_at", value=created_at)
 
         async def submit(client: DataprocClient) -> tuple[str, str]:
             return await self._submit(client, settings, labels, remember)
@@ -68,7 +69,7 @@ class SubmitClusterOperator(DataprocOperator):
         client: DataprocClient,
         settings: ClusterSettings,
         labels: Mapping[str, str],
-        remember: Callable[[str, str], None],
+        remember: Callable[[str, str, float], None],
     ) -> tuple[str, str]:
         settings = _with_connection_defaults(settings, client)
         folder_id = settings.folder_id or ""
@@ -76,7 +77,7 @@ class SubmitClusterOperator(DataprocOperator):
             raise ClusterRefusedError(found)
         existing = await client.find_cluster_by_name(folder_id, self.cluster_name)
         if existing is not None and (adopted := await self._adopt(client, existing, labels)):
-            remember(adopted.id, "")
+            remember(adopted.id, "", adopted.created_at)
             return folder_id, adopted.id
         request = clusters.create_request(settings, self.cluster_name, labels, folder_id)
         try:
@@ -85,9 +86,9 @@ class SubmitClusterOperator(DataprocOperator):
             winner = await client.find_cluster_by_name(folder_id, self.cluster_name)
             if winner is None or await self._adopt(client, winner, labels) is None:
                 raise
-            remember(winner.id, "")
+            remember(winner.id, "", winner.created_at)
             return folder_id, winner.id
-        remember(started.resource_id, started.operation_id)
+        remember(started.resource_id, started.operation_id, time.time())
         self.log.info("Cluster %s (%s) is being created", self.cluster_name, started.resource_id)
         return folder_id, started.resource_id
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ml_lifecycle.dataproc.cleanup import delete_and_verify
+from ml_lifecycle.dataproc.cluster import Cluster
 from ml_lifecycle.dataproc.exceptions import ClusterRefusedError, DataprocError, SweepError
 from ml_lifecycle.dataproc.operators.base import DataprocOperator
 
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
 class SweepClustersOperator(DataprocOperator):
     """Deletes the clusters of ours whose time to live is over: what a crash left behind.
 
-    Returns `{"deleted": [names], "expired": [names], "kept": [names], "dry_run"}`. One that cannot be deleted does
-    not keep the others; it fails the task at the end.
+    Returns `{"deleted": [names], "expired": [names], "kept": [names], "dry_run"}`. They are deleted side by side; one
+    that cannot be does not keep the others; it fails the task at the end.
 
     :param dry_run: only say what would be deleted.
     """
@@ -56,20 +58,25 @@ class SweepClustersOperator(DataprocOperator):
             raise ClusterRefusedError(["folder_id: not given, and the connection has none either"])
         now = time.time()
         ours = [found for found in await client.list_clusters(folder_id) if found.is_ours]
-        expired = [found for found in ours if found.expired(now)]
+        expired = [found for found in ours if now >= found.expires_at]
         deleted, failures = [], []
-        for found in [] if only_say else expired:
+
+        async def end(found: Cluster) -> None:
             try:
                 deadline = now + self.timeout_minutes * 60
                 await delete_and_verify(client, found, deadline=deadline, poll_seconds=self.poll_seconds)
-                deleted.append(found.name)
-                self.log.info("Deleted cluster %s (%s), past its time to live", found.name, found.id)
             except DataprocError as error:
                 failures.append(str(error))
+            else:
+                deleted.append(found.name)
+                self.log.info("Deleted cluster %s (%s), past its time to live", found.name, found.id)
+
+        if not only_say:
+            await asyncio.gather(*(end(found) for found in expired))
         if failures:
             raise SweepError(failures)
         return {
-            "deleted": deleted,
+            "deleted": sorted(deleted),
             "expired": [found.name for found in expired],
             "kept": [found.name for found in ours if found not in expired],
             "dry_run": only_say,
