@@ -7,7 +7,7 @@ uint8) and `normalise` (float32, channels first). Needs numpy, Pillow and simple
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,10 +15,24 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.ExifTags import Base
 
 MAX_PIXELS = 100_000_000
 JPEG_MAGIC = b"\xff\xd8\xff"
+EXIF_MAGIC = b"Exif\x00\x00"
+# A JPEG segment holds no more, and EXIF stands in the first.
+EXIF_BYTES = 65_536
 MODES = {1: "L", 3: "RGB"}
+# From EXIF's orientation to what turns `[h, w, channels]` upright. Source: EXIF 2.32, tag 0x0112.
+UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: pixels.transpose(1, 0, 2)[:, ::-1],
+    7: lambda pixels: pixels.transpose(1, 0, 2)[::-1, ::-1],
+    8: lambda pixels: pixels.transpose(1, 0, 2)[::-1],
+}
 
 
 class UnreadableImageError(ValueError):
@@ -66,16 +80,22 @@ class Preprocessing:
 
     def __call__(self, encoded: Sequence[bytes]) -> NDArray[np.float32]:
         """Encoded images → `[n, channels, image_size, image_size]`; raises UnreadableImageError."""
-        return self.normalise(np.stack([shrink(image, self.image_size, self.channels) for image in encoded]))
+        return self.normalise([shrink(image, self.image_size, self.channels) for image in encoded])
 
-    def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def normalise(self, pixels: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> NDArray[np.float32]:
         """`uint8 [n, h, w, channels]` → `float32 [n, channels, h, w]`, of zero mean and unit deviation."""
-        scale = 1.0 / (255.0 * np.asarray(self.std, dtype=np.float32))
-        shift = np.asarray(self.mean, dtype=np.float32) / np.asarray(self.std, dtype=np.float32)
-        channels_first = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)
-        channels_first *= scale.reshape(1, -1, 1, 1).astype(np.float32)
-        channels_first -= shift.reshape(1, -1, 1, 1)
-        return channels_first
+        std = np.asarray(self.std, dtype=np.float32).reshape(-1, 1, 1)
+        scale, shift = (
+            np.float32(1.0) / (np.float32(255.0) * std),
+            np.asarray(self.mean, np.float32).reshape(std.shape) / std,
+        )
+        height, width, channels = pixels[0].shape
+        normalised = np.empty((len(pixels), channels, height, width), dtype=np.float32)
+        # One image at a time stays in the processor's cache.
+        for image, target in zip(pixels, normalised, strict=True):
+            np.multiply(image.transpose(2, 0, 1), scale, out=target, dtype=np.float32)
+            target -= shift
+        return normalised
 
 
 def shrink(encoded: bytes, image_size: int, channels: int) -> NDArray[np.uint8]:
@@ -87,10 +107,12 @@ def shrink(encoded: bytes, image_size: int, channels: int) -> NDArray[np.uint8]:
 
 
 def decode(encoded: bytes, image_size: int, channels: int) -> NDArray[np.uint8]:
-    """Decode JPEG, PNG and whatever else Pillow reads: `uint8 [h, w, channels]`.
+    """Decode JPEG, PNG and whatever else Pillow reads: `uint8 [h, w, channels]`, upright as its EXIF data say.
 
     JPEG is decoded at the smallest scale that still covers `image_size`, which is several times faster and differs
-    from a full decode by about 1 %: one more reason to have this function only once. Raises UnreadableImageError.
+    from a full decode by about 1 %: one more reason to have this function only once. 16-bit grey is scaled to 8 bits,
+    CMYK and palettes become RGB, and transparency is dropped: a transparent pixel has the colour that is stored.
+    Raises UnreadableImageError.
     """
     if not encoded:
         raise UnreadableImageError("the file is empty")
@@ -100,12 +122,14 @@ def decode(encoded: bytes, image_size: int, channels: int) -> NDArray[np.uint8]:
             _refuse_huge(height, width)
             colorspace = "RGB" if channels == 3 else "GRAY"
             side = min(image_size, height, width)
-            return np.asarray(simplejpeg.decode_jpeg(encoded, colorspace, min_height=side, min_width=side))
+            pixels = simplejpeg.decode_jpeg(encoded, colorspace, min_height=side, min_width=side)
         except UnreadableImageError:
             raise
         except ValueError:
             # CMYK and other rare kinds: Pillow reads them, or says what is wrong.
             return _decode_with_pillow(encoded, channels)
+        start = encoded.find(EXIF_MAGIC, 0, EXIF_BYTES)
+        return _upright(np.asarray(pixels), _orientation(encoded[start : start + EXIF_BYTES] if start > 0 else b""))
     return _decode_with_pillow(encoded, channels)
 
 
@@ -127,11 +151,12 @@ def _decode_with_pillow(encoded: bytes, channels: int) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             _refuse_huge(image.height, image.width)
+            orientation = _orientation(image.info.get("exif", b""))
             if image.mode.startswith("I;16"):
                 # Pillow clips 16-bit grey to 8 bits instead of scaling it.
                 grey = Image.fromarray((np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8))
-                return _pixels(grey, channels)
-            return _pixels(image, channels)
+                return _upright(_pixels(grey, channels), orientation)
+            return _upright(_pixels(image, channels), orientation)
     except UnreadableImageError:
         raise
     except UnidentifiedImageError as error:
@@ -139,6 +164,23 @@ def _decode_with_pillow(encoded: bytes, channels: int) -> NDArray[np.uint8]:
     except Exception as error:
         # Pillow's plugins raise whatever they meet: SyntaxError, struct.error, OverflowError, …
         raise UnreadableImageError(str(error) or type(error).__name__) from error
+
+
+def _orientation(exif: bytes) -> int:
+    if not exif:
+        return 1
+    fields = Image.Exif()
+    try:
+        fields.load(exif)
+        return int(fields.get(Base.Orientation, 1))
+    except Exception:
+        # Broken EXIF data, of whatever kind, do not make a picture unreadable.
+        return 1
+
+
+def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    turn = UPRIGHT.get(orientation)
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
 
 def _pixels(image: Image.Image, channels: int) -> NDArray[np.uint8]:

@@ -13,16 +13,19 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
 
 from serving.preprocessing import UnreadableImageError, decode, fit
 from spark_jobs import storage
 from spark_jobs.exceptions import DatasetError
 from spark_jobs.job import open_session, run_job, satisfy_yarn, say
 from spark_jobs.lockbox import export_secret
-from spark_jobs.prepared import DOCUMENT, FORMAT
+from spark_jobs.prepared import DOCUMENT, FORMAT, PIXELS
 from spark_jobs.specification import IngestSpecification
-from spark_jobs.splits import HOLDOUT, TRAIN, content_digest, listing_digest
+from spark_jobs.splits import HOLDOUT, TRAIN, content_digest, listing_digest, rows_of_shard
 
 SESSION = {
     # A folder of small files in a few tasks rather than in hundreds.
@@ -34,8 +37,13 @@ SESSION = {
 }
 FILE_COLUMNS = ["path", "label", "sha256", "size", "width", "height", "reason"]
 FILE_SCHEMA = "path string, label string, sha256 string, size long, width long, height long, reason string"
-SHARD_SCHEMA = "file string, rows long, pixels double, sums array<double>, squares array<double>"
+# What a shard is made of: the image in its encoding, and the sums of its pixels' values and of their squares.
+IMAGE_COLUMNS = ["image", "sums", "squares"]
+IMAGE_SCHEMA = "image binary, sums array<long>, squares array<long>"
+SHARD_SCHEMA = "file string, rows long, sums array<long>, squares array<long>"
 NO_CLASS = "lies in no class folder"
+VALUES = np.arange(256)
+LEFT_OUT_SAID = 20
 
 
 def ingest(specification: IngestSpecification) -> dict[str, Any]:
@@ -43,6 +51,7 @@ def ingest(specification: IngestSpecification) -> dict[str, Any]:
     files = _dataset_files(specification)
     preparation = {
         "format": FORMAT,
+        "encoding": specification.encoding,
         "image_size": specification.image_size,
         "channels": specification.channels,
         "holdout": specification.holdout,
@@ -53,10 +62,14 @@ def ingest(specification: IngestSpecification) -> dict[str, Any]:
     known = _known(listing_uri, specification)
     if known is not None:
         say(f"{len(files)} files, unchanged: {known['prepared_uri']} is used again")
+        _warn(known["warnings"])
         satisfy_yarn("ingest")
         return {**known, "reused": True}
-    result = _prepare(specification, preparation)
-    storage.write_json(listing_uri, {key: value for key, value in result.items() if key != "reused"})
+    result, seen = _prepare(specification, preparation, files)
+    if seen == {(file.path, file.size) for file in files}:
+        storage.write_json(listing_uri, {key: value for key, value in result.items() if key != "reused"})
+    else:
+        say("the folder changed while it was read: the next ingest reads it again")
     return result
 
 
@@ -82,68 +95,104 @@ def _known(listing_uri: str, specification: IngestSpecification) -> dict[str, An
     return result if complete and result["corrupt"] <= specification.max_corrupt * files else None
 
 
-def _prepare(specification: IngestSpecification, preparation: dict[str, Any]) -> dict[str, Any]:
+def _warn(warnings: list[str]) -> None:
+    for warning in warnings:
+        say(f"warning: {warning}")
+
+
+def _prepare(
+    specification: IngestSpecification, preparation: dict[str, Any], listed: list[storage.ListedFile]
+) -> tuple[dict[str, Any], set[tuple[str, int]]]:
+    """What the job reports, and the path and size of every file that it saw."""
     from pyspark import StorageLevel
 
-    from spark_jobs.manifest import build_manifest, quarantine, require_trainable, summarize
+    from spark_jobs.manifest import build_manifest, quarantine, require_trainable, summarize, warnings_about
 
     session = open_session("ingest", SESSION)
     images = _read_images(session, specification).persist(StorageLevel.MEMORY_AND_DISK)
-    manifest = build_manifest(
-        images.select(*FILE_COLUMNS).toPandas(),
-        holdout=specification.holdout,
-        shard_rows=specification.shard_rows,
-    )
+    files = _with_empty(images.select(*FILE_COLUMNS).toPandas(), listed, specification)
+    seen = set(zip(files["path"], files["size"].tolist(), strict=True))
+    manifest = build_manifest(files, holdout=specification.holdout, shard_rows=_shard_rows(files, specification))
     require_trainable(manifest, max_corrupt=specification.max_corrupt)
     summary = summarize(manifest)
+    say(f"{len(manifest)} files: {summary}")
+    left_out = quarantine(manifest)
+    for file in left_out[:LEFT_OUT_SAID]:
+        say(f"left out: {file['path']}: {file['reason']}")
     kept = manifest[manifest["split"].notna()]
     digest = content_digest(zip(kept["label"], kept["sha256"], strict=True), preparation)
     prepared_uri = storage.join(specification.prepared_base_uri, digest)
-    result = {"prepared_uri": prepared_uri, "digest": digest, **summary}
-    say(f"{len(manifest)} files: {summary}")
-    left_out = quarantine(manifest)
-    for file in left_out[:20]:
-        say(f"left out: {file['path']}: {file['reason']}")
-    if storage.exists(storage.join(prepared_uri, DOCUMENT)):
-        return {**result, "reused": True}
-    shards = _write_shards(session, images, kept, prepared_uri, specification)
+    quarantine_uri = storage.join(prepared_uri, "quarantine.json")
+    warnings = warnings_about(manifest, quarantine_uri)
+    _warn(warnings)
+    result = {"prepared_uri": prepared_uri, "digest": digest, **summary, "warnings": warnings}
     buffer = io.BytesIO()
     manifest.to_parquet(buffer, index=False)
     storage.write_bytes(storage.join(prepared_uri, "manifest.parquet"), buffer.getvalue())
-    storage.write_json(storage.join(prepared_uri, "quarantine.json"), left_out)
+    storage.write_json(quarantine_uri, left_out)
+    if storage.exists(storage.join(prepared_uri, DOCUMENT)):
+        return {**result, "reused": True}, seen
+    shards = _write_shards(session, images, kept, prepared_uri, specification)
     storage.write_json(storage.join(prepared_uri, DOCUMENT), _document(digest, summary, shards, specification))
-    return {**result, "reused": False}
+    return {**result, "reused": False}, seen
+
+
+def _shard_rows(files: pd.DataFrame, specification: IngestSpecification) -> int:
+    readable = files[files["reason"].isna()]
+    if specification.encoding == PIXELS or readable.empty:
+        return rows_of_shard(specification.shard_rows, specification.image_size**2 * specification.channels)
+    return rows_of_shard(specification.shard_rows, readable["size"].mean())
 
 
 def _read_images(session: Any, specification: IngestSpecification) -> Any:
-    """Every file decoded, checked and shrunk: FILE_COLUMNS and `pixels`."""
+    """Every file decoded, checked and shrunk: FILE_COLUMNS and IMAGE_COLUMNS."""
     root = unquote(urlsplit(specification.dataset_uri).path).rstrip("/") + "/"
-    image_size, channels = specification.image_size, specification.channels
+    image_size, channels, encoding = specification.image_size, specification.channels, specification.encoding
 
     def prepare(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         for batch in batches:
             rows = [
-                prepare_file(path.split(root, 1)[1], bytes(content), image_size, channels)
+                prepare_file(path.split(root, 1)[1], bytes(content), image_size, channels, encoding)
                 for path, content in zip(batch["path"], batch["content"], strict=True)
             ]
-            yield pd.DataFrame(rows, columns=[*FILE_COLUMNS, "pixels"])
+            yield pd.DataFrame(rows, columns=[*FILE_COLUMNS, *IMAGE_COLUMNS])
 
     files = session.read.format("binaryFile").option("recursiveFileLookup", "true").load(specification.dataset_uri)
-    return files.select("path", "content").mapInPandas(prepare, f"{FILE_SCHEMA}, pixels binary")
+    return files.select("path", "content").mapInPandas(prepare, f"{FILE_SCHEMA}, {IMAGE_SCHEMA}")
 
 
-def prepare_file(path: str, content: bytes, image_size: int, channels: int) -> tuple[Any, ...]:
-    """One file, as a row of FILE_COLUMNS and `pixels`; a file that cannot be used has a reason and no pixels."""
+def _with_empty(
+    files: pd.DataFrame, listed: list[storage.ListedFile], specification: IngestSpecification
+) -> pd.DataFrame:
+    """The files and, after them, the empty ones, which Spark passes over without a word."""
+    size, channels = specification.image_size, specification.channels
+    rows = [prepare_file(file.path, b"", size, channels, specification.encoding) for file in listed if not file.size]
+    empty = pd.DataFrame([row[: len(FILE_COLUMNS)] for row in rows], columns=FILE_COLUMNS)
+    return pd.concat([files, empty], ignore_index=True) if rows else files
+
+
+def prepare_file(path: str, content: bytes, image_size: int, channels: int, encoding: str) -> tuple[Any, ...]:
+    """One file, as a row of FILE_COLUMNS and IMAGE_COLUMNS; one that cannot be used has a reason and no image."""
     sha256 = hashlib.sha256(content).hexdigest()
     label, separator, _ = path.partition("/")
     if not separator:
-        return path, "", sha256, len(content), 0, 0, NO_CLASS, None
+        return path, "", sha256, len(content), 0, 0, NO_CLASS, None, None, None
     try:
-        image = decode(content, image_size, channels)
+        decoded = decode(content, image_size, channels)
     except UnreadableImageError as error:
-        return path, label, sha256, len(content), 0, 0, str(error), None
-    height, width, _ = image.shape
-    return path, label, sha256, len(content), width, height, None, fit(image, image_size).tobytes()
+        return path, label, sha256, len(content), 0, 0, str(error), None, None, None
+    height, width, _ = decoded.shape
+    pixels = fit(decoded, image_size)
+    image = pixels.tobytes() if encoding == PIXELS else content
+    return path, label, sha256, len(content), width, height, None, image, *_sums(pixels)
+
+
+def _sums(pixels: NDArray[np.uint8]) -> tuple[list[int], list[int]]:
+    """For every channel of `[h, w, channels]`, the sum of its values and that of their squares."""
+    channels = pixels.shape[2]
+    picture = Image.fromarray(pixels if channels == 3 else pixels[:, :, 0])
+    histogram = np.asarray(picture.histogram()).reshape(channels, len(VALUES))
+    return (histogram @ VALUES).tolist(), (histogram @ VALUES**2).tolist()
 
 
 def _write_shards(
@@ -157,7 +206,7 @@ def _write_shards(
     plan = kept[["path", "sha256", "split", "shard"]].assign(
         class_index=kept["label"].map(index), file=[shard_file(row.split, row.shard) for row in kept.itertuples()]
     )
-    secret_id, channels = specification.secret_id, specification.channels
+    secret_id, encoding = specification.secret_id, specification.encoding
 
     def write(rows: pd.DataFrame) -> pd.DataFrame:
         import numpy as np
@@ -167,13 +216,12 @@ def _write_shards(
         export_secret(secret_id)
         rows = rows.sort_values("sha256")
         file = rows["file"].iloc[0]
-        write_shard(storage.join(prepared_uri, file), rows["class_index"].tolist(), rows["pixels"].tolist())
-        pixels = np.frombuffer(b"".join(rows["pixels"]), dtype=np.uint8).reshape(-1, channels) / 255.0
-        totals = [len(pixels), pixels.sum(axis=0).tolist(), np.square(pixels).sum(axis=0).tolist()]
-        return pd.DataFrame([[file, len(rows), *totals]], columns=["file", "rows", "pixels", "sums", "squares"])
+        write_shard(storage.join(prepared_uri, file), rows["class_index"].tolist(), rows["image"].tolist(), encoding)
+        sums = [np.stack(rows[column]).sum(axis=0).tolist() for column in ("sums", "squares")]
+        return pd.DataFrame([[file, len(rows), *sums]], columns=["file", "rows", "sums", "squares"])
 
     columns = plan[["path", "sha256", "class_index", "file"]]
-    planned = images.select("path", "pixels").join(functions.broadcast(session.createDataFrame(columns)), "path")
+    planned = images.select("path", *IMAGE_COLUMNS).join(functions.broadcast(session.createDataFrame(columns)), "path")
     return planned.groupBy("file").applyInPandas(write, SHARD_SCHEMA).toPandas().sort_values("file")
 
 
@@ -186,12 +234,9 @@ def _document(
     digest: str, summary: dict[str, Any], shards: pd.DataFrame, specification: IngestSpecification
 ) -> dict[str, Any]:
     train = shards[shards["file"].str.startswith(f"{TRAIN}/")]
-    count = train["pixels"].sum()
-    mean = [sum(values) / count for values in zip(*train["sums"], strict=True)]
-    variances = [
-        sum(values) / count - average**2
-        for values, average in zip(zip(*train["squares"], strict=True), mean, strict=True)
-    ]
+    pixels = int(train["rows"].sum()) * specification.image_size**2
+    mean = np.stack(train["sums"]).sum(axis=0) / (255 * pixels)
+    variance = np.stack(train["squares"]).sum(axis=0) / (255**2 * pixels) - mean**2
     return {
         "format": FORMAT,
         "digest": digest,
@@ -200,9 +245,9 @@ def _document(
         "preprocessing": {
             "image_size": specification.image_size,
             "channels": specification.channels,
-            "mean": [round(value, 6) for value in mean],
+            "mean": mean.round(6).tolist(),
             # A dataset of one flat colour must not divide by zero.
-            "std": [round(max(value, 0.0) ** 0.5, 6) or 1.0 for value in variances],
+            "std": [round(value, 6) or 1.0 for value in np.sqrt(variance.clip(0)).tolist()],
         },
         **{
             split: [

@@ -142,7 +142,7 @@ class ShardBatches(IterableDataset[Batch]):
                     image = self._augmentation(image, shard.chances[row])
                 images.append(image)
                 labels.append(shard.rows.labels[row])
-        batch = torch.from_numpy(self._preprocessing.normalise(np.stack(images))), torch.tensor(labels)
+        batch = torch.from_numpy(self._preprocessing.normalise(images)), torch.tensor(labels)
         return (batch[0].pin_memory(), batch[1].pin_memory()) if pin else batch
 
 

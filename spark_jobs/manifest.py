@@ -1,7 +1,8 @@
 """The manifest of a dataset: one row for every file, what became of it and why. Pure, on pandas.
 
-Columns: `path` (relative), `label` (class), `sha256`, `size` (bytes), `width`, `height` (pixels), `status`, `reason`,
-`split`, `shard`; the last two are None and -1 for files that are not kept.
+Columns: `path` (relative), `label` (class), `sha256`, `size` (bytes), `width`, `height` (pixels, of
+a large JPEG those of the smaller scale at which it is decoded), `status`, `reason`, `split`, `shard`; the last two are
+None and -1 for files that are not kept.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ DUPLICATE = "duplicate"
 CORRUPT = "corrupt"
 MIN_CLASSES = 2
 EXAMPLES = 5
+# A class with less than this share of what an even division would give it is rare.
+SKEWED = 1 / 3
+MIN_HOLDOUT = 10
 
 SCHEMA = pa.DataFrameSchema(
     {
@@ -85,14 +89,44 @@ def require_trainable(manifest: pd.DataFrame, *, max_corrupt: float) -> None:
 def summarize(manifest: pd.DataFrame) -> dict[str, Any]:
     """Counts of the manifest, as they stand in the job's result."""
     kept = manifest[manifest["status"] == KEPT]
+    counts = kept["label"].value_counts()
     return {
         "images": len(kept),
         "train_images": int((kept["split"] == TRAIN).sum()),
         "holdout_images": int((kept["split"] == HOLDOUT).sum()),
-        "classes": sorted(kept["label"].unique()),
+        "classes": sorted(counts.index),
+        "class_images": {label: int(counts[label]) for label in sorted(counts.index)},
         "corrupt": int((manifest["status"] == CORRUPT).sum()),
         "duplicates": int((manifest["status"] == DUPLICATE).sum()),
     }
+
+
+def warnings_about(manifest: pd.DataFrame, quarantine_uri: str) -> list[str]:
+    """What a user must know about a dataset that can be trained on, in sentences; `quarantine_uri` lists the files."""
+    kept = manifest[manifest["status"] == KEPT]
+    found = []
+    counts = kept["label"].value_counts()
+    even = len(kept) / len(counts)
+    few = counts[counts < SKEWED * even]
+    if len(few):
+        others = f", and {len(few) - 1} more classes are as rare" if len(few) > 1 else ""
+        found.append(
+            f"class {few.index[-1]!r} has {few.iloc[-1]} of {len(kept)} images ({few.iloc[-1] / len(kept):.1%}, where "
+            f"an even share is {1 / len(counts):.1%}){others}: training.class_weights = balanced is worth a try"
+        )
+    held_out = kept[kept["split"] == HOLDOUT]["label"].value_counts().reindex(sorted(counts.index), fill_value=0)
+    scarce = held_out[held_out < MIN_HOLDOUT]
+    if len(scarce):
+        listed = ", ".join(f"{label!r}: {count}" for label, count in scarce.head(EXAMPLES).items())
+        found.append(
+            f"the hold-out has fewer than {MIN_HOLDOUT} images of {len(scarce)} class(es) ({listed}): their accuracy "
+            "says little; add images or raise dataset.holdout"
+        )
+    for status, said in ((CORRUPT, "are corrupt or contradict each other"), (DUPLICATE, "are exact duplicates")):
+        if count := int((manifest["status"] == status).sum()):
+            share = count / len(manifest)
+            found.append(f"{count} of {len(manifest)} files ({share:.1%}) {said} and are left out: {quarantine_uri}")
+    return found
 
 
 def quarantine(manifest: pd.DataFrame) -> list[Mapping[str, str]]:

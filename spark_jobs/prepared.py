@@ -1,7 +1,7 @@
 """The prepared dataset: what ingest writes and what training and evaluation read.
 
-`prepared/<name>/<digest>/` holds `train/` and `holdout/` (Parquet shards of images and labels), `manifest.parquet`,
-`quarantine.json` and, written last, `dataset.json`.
+`prepared/<name>/<digest>/` holds `train/` and `holdout/` (Parquet shards of images and labels) and, written last,
+`dataset.json`; beside them `manifest.parquet` and `quarantine.json` tell of the folder that was ingested last.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from serving.preprocessing import Preprocessing, shrink
+from serving.preprocessing import Preprocessing, UnreadableImageError, shrink
 from spark_jobs import storage
 from spark_jobs.exceptions import DatasetError
 from spark_jobs.specification import ENCODINGS
@@ -100,16 +100,24 @@ def write_shard(uri: str, labels: Sequence[int], images: Sequence[bytes], encodi
 class Rows:
     """Rows of a shard as they are stored: labels `[n]`, and the buffers of their images, in one of the encodings."""
 
+    uri: str
+    start: int
     labels: NDArray[np.int64]
     images: Sequence[Any]
     encoding: str
 
     def pixels(self, row: int, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-        """One image as training sees it: `uint8 [size, size, channels]`; raises UnreadableImageError."""
+        """One image as training sees it: `uint8 [size, size, channels]`; raises DatasetError."""
         size, channels = preprocessing.image_size, preprocessing.channels
         if self.encoding == PIXELS:
             return np.frombuffer(self.images[row], dtype=np.uint8).reshape(size, size, channels)
-        return shrink(self.images[row].to_pybytes(), size, channels)
+        try:
+            return shrink(self.images[row].to_pybytes(), size, channels)
+        except UnreadableImageError as error:
+            raise DatasetError(
+                f"{self.uri}, row {self.start + row}: {error}; ingest could read it: give training the environment of "
+                "ingest, or run ingest again"
+            ) from error
 
 
 def read_rows(uri: str, start: int = 0, stop: int | None = None) -> Rows:
@@ -124,6 +132,8 @@ def read_rows(uri: str, start: int = 0, stop: int | None = None) -> Rows:
     table = table.slice(skipped, stop - start)
     encoding = next(name for name in table.column_names if name in ENCODINGS)
     return Rows(
+        uri=uri,
+        start=start,
         labels=np.asarray(table["label"].to_numpy(), dtype=np.int64),
         images=[value.as_buffer() for chunk in table[encoding].chunks for value in chunk],
         encoding=encoding,

@@ -14,12 +14,19 @@ from typing import Any
 TRAIN = "train"
 HOLDOUT = "holdout"
 HASH_DIGITS = 13
+# A shard lies in memory whole, several times while it is written.
+SHARD_BYTES = 64 * 1024 * 1024
 
 
 def split_of(sha256: str, holdout: float) -> str:
     """`holdout` for a share `holdout` of all hashes, else `train`; `sha256` is hexadecimal."""
     position = int(sha256[:HASH_DIGITS], 16) / 16**HASH_DIGITS
     return HOLDOUT if position < holdout else TRAIN
+
+
+def rows_of_shard(shard_rows: int, image_bytes: float) -> int:
+    """Rows of a shard of images with `image_bytes` each: `shard_rows`, or what SHARD_BYTES hold if that is less."""
+    return max(1, min(shard_rows, int(SHARD_BYTES / max(1.0, image_bytes))))
 
 
 def shard_of(row: int, rows: int, shard_rows: int) -> int:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from serving import preprocessing
 from serving.preprocessing import Preprocessing, UnreadableImageError, decode, fit, shrink
@@ -69,6 +69,23 @@ def test_odd_kinds_are_read(mode, image_format):
 def test_sixteen_bits_are_scaled_not_clipped():
     pixels = np.full((8, 8), 0x8000, np.uint16)
     assert shrink(encode(pixels, "PNG"), 8, 1)[0, 0, 0] == 0x80
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_stands_as_its_exif_data_say(image_format, orientation):
+    pixels = np.zeros((40, 64, 3), np.uint8)
+    pixels[:20, :32], pixels[:20, 32:, 0] = 200, 120
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    encoded = encode(pixels, image_format, exif=exif)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))).convert("RGB"))
+    np.testing.assert_array_equal(decode(encoded, 40, 3), upright)
+
+
+def test_broken_exif_data_are_passed_over():
+    encoded = encode(gradient(20, 20), "JPEG", exif=b"Exif\x00\x00nonsense")
+    np.testing.assert_array_equal(decode(encoded, 20, 3), decode(encode(gradient(20, 20), "JPEG"), 20, 3))
 
 
 def test_scaled_jpeg_decoding_stays_close_to_the_full_one():

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from serving.model import Model
+from spark_jobs.prepared import read_dataset, read_shard
 
 REPOSITORY = Path(__file__).parents[3]
 pytestmark = pytest.mark.slow
@@ -43,11 +44,51 @@ def write_images(folder, count):
     (folder / ".hidden").write_text("ignored")
 
 
+def write_odd_folder(folder):
+    """300 files such as people have: photographs of bars in every mode, with every fault that ingest must see."""
+    random = np.random.default_rng(1)
+    modes = ["RGB", "L", "P", "RGBA", "CMYK", "16 bits", "turned"]
+    classes = ["lying"] * 180 + ["upright"] * 100 + ["both"] * 9
+    for number, label in enumerate(classes):
+        pixels = random.integers(0, 60, (40, 60), np.uint8)
+        place = random.integers(14, 24)
+        if label in ("upright", "both"):
+            pixels[:, place + 10 : place + 16] += 180
+        if label in ("lying", "both"):
+            pixels[place : place + 6, :] = 240
+        write_odd_image(folder / label / f"{number}", pixels, modes[number % len(modes)])
+    for number in range(3):
+        whole = sorted((folder / "lying").iterdir())[number].read_bytes()
+        (folder / "upright" / f"broken {number}.jpg").write_bytes(whole[: len(whole) // 2] if number else b"")
+    for number, path in enumerate(sorted((folder / "upright").glob("*.png"))[:6]):
+        (folder / "upright" / f"copy {number}.png").write_bytes(path.read_bytes())
+    contradiction = sorted((folder / "upright").glob("1*.jpg"))[0]
+    (folder / "lying" / "wrong.jpg").write_bytes(contradiction.read_bytes())
+    (folder / "stray.png").write_bytes(b"in no class")
+
+
+def write_odd_image(path, pixels, mode):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grey, options, suffix = Image.fromarray(pixels), {}, ".png"
+    if mode == "16 bits":
+        picture = Image.fromarray(pixels.astype(np.uint16) * 257)
+    elif mode == "turned":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        picture, options, suffix = grey.transpose(Image.Transpose.ROTATE_90), {"exif": exif}, ".jpg"
+    elif mode == "P":
+        picture, options = grey.convert("RGB").convert("P"), {"transparency": 0}
+    else:
+        picture, suffix = grey.convert(mode), ".jpg" if mode in ("CMYK", "RGB") else ".png"
+    picture.save(path.with_suffix(suffix), **options)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A data lake with a dataset, the uploaded job code, and an MLflow store."""
     root = tmp_path_factory.mktemp("jobs")
     write_images(root / "lake" / "datasets" / "bars", 100)
+    write_odd_folder(root / "lake" / "datasets" / "odd")
     jobs = root / "lake" / "jobs"
     jobs.mkdir()
     for name in ("ingest", "train", "evaluate"):
@@ -138,6 +179,7 @@ def test_ingest_accounts_for_every_file_and_is_reused(world, prepared):
     assert prepared["images"] == 100
     assert prepared["train_images"] + prepared["holdout_images"] == 100
     assert prepared["classes"] == ["lying", "upright"]
+    assert prepared["class_images"] == {"lying": 50, "upright": 50}
     assert (prepared["corrupt"], prepared["duplicates"], prepared["reused"]) == (1, 1, False)
     folder = Path(prepared["prepared_uri"].removeprefix("file://"))
     quarantine = json.loads((folder / "quarantine.json").read_text())
@@ -157,6 +199,41 @@ def test_ingest_accounts_for_every_file_and_is_reused(world, prepared):
     assert "1 of 102 files (1.0%) are corrupt" in world.ingest(max_corrupt=0.001, expect=1)
 
 
+def test_an_odd_folder_is_trained_on_and_its_oddities_are_said(world):
+    options = {"dataset_uri": f"{world.lake}/datasets/odd", "channels": 3, "encoding": "files", "max_corrupt": 0.03}
+    prepared = world.ingest(**options)
+    assert prepared["class_images"] == {"both": 9, "lying": 180, "upright": 99}
+    assert (prepared["corrupt"], prepared["duplicates"]) == (6, 6)
+    rare, scarce, corrupt, duplicates = prepared["warnings"]
+    assert rare.startswith("class 'both' has 9 of 288 images (3.1%, where an even share is 33.3%): training.class_wei")
+    assert scarce.startswith("the hold-out has fewer than 10 images of 1 class(es) ('both': ")
+    assert corrupt.startswith("6 of 300 files (2.0%) are corrupt")
+    assert duplicates.startswith("6 of 300 files (2.0%) are exact duplicates")
+    folder = Path(prepared["prepared_uri"].removeprefix("file://"))
+    assert corrupt.endswith(f"{folder}/quarantine.json")
+    reasons = [file["reason"] for file in json.loads((folder / "quarantine.json").read_text())]
+    assert sum(reason.startswith("same content as upright/") for reason in reasons) == 6
+    assert reasons.count("the same image lies in classes lying, upright") == 2
+    assert {"the file is empty", "lies in no class folder"} < set(reasons)
+    assert json.loads((folder / "dataset.json").read_text())["encoding"] == "files"
+    # The other encoding is another preparation of the very same images.
+    pixels = world.ingest(**options | {"encoding": "pixels"})
+    assert pixels["digest"] != prepared["digest"]
+    some, others = (read_dataset(one["prepared_uri"], image_size=16, channels=3) for one in (prepared, pixels))
+    assert some.preprocessing == others.preprocessing
+    for one, other in zip(some.train + some.holdout, others.train + others.holdout, strict=True):
+        for values, other_values in zip(
+            read_shard(one.uri, some.preprocessing), read_shard(other.uri, others.preprocessing), strict=True
+        ):
+            np.testing.assert_array_equal(values, other_values)
+    _, run_id = world.new_run()
+    trained = world.train(prepared, run_id, channels=3, epochs=6, processes=1)
+    assert trained["holdout_accuracy"] > 0.8
+    again = world.ingest(**options)
+    assert again["reused"]
+    assert again["warnings"] == prepared["warnings"]
+
+
 def test_train_and_evaluate(world, prepared):
     client, run_id = world.new_run()
     trained = world.train(prepared, run_id)
@@ -171,7 +248,7 @@ def test_train_and_evaluate(world, prepared):
     run = client.get_run(run_id)
     assert run.info.status == "RUNNING"
     assert run.data.metrics["holdout_accuracy"] == pytest.approx(evaluated["accuracy"])
-    assert len(client.get_metric_history(run_id, "train_loss")) == 8
+    assert len(client.get_metric_history(run_id, "epoch_train_loss")) == 8
     assert run.data.params["batch_size"] == "16"
     assert run.inputs.dataset_inputs[0].dataset.digest == prepared["digest"]
     assert re.fullmatch(r"models:/m-[0-9a-f]+", evaluated["model_uri"])
@@ -185,6 +262,8 @@ def test_train_and_evaluate(world, prepared):
     compared = world.evaluate(prepared, trained, next_run_id, champion)
     assert compared["champion"]["version"] == "1"
     assert compared["champion"]["accuracy"] == compared["accuracy"]
+    paired = compared["champion"]["paired"]
+    assert paired["both_right"] + paired["both_wrong"] == compared["holdout_images"]
 
 
 def test_training_through_a_barrier_stage_ends_and_failures_say_why(world, prepared):

@@ -6,7 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark_jobs.exceptions import DatasetError
-from spark_jobs.manifest import CORRUPT, DUPLICATE, KEPT, build_manifest, quarantine, require_trainable, summarize
+from spark_jobs.manifest import (
+    CORRUPT,
+    DUPLICATE,
+    KEPT,
+    build_manifest,
+    quarantine,
+    require_trainable,
+    summarize,
+    warnings_about,
+)
 from spark_jobs.splits import HOLDOUT, TRAIN
 
 
@@ -97,3 +106,32 @@ def test_an_empty_split_is_refused():
     nothing = build_manifest(files(*many(6)), holdout=0.000001, shard_rows=8)
     with pytest.raises(DatasetError, match="none of the 6 images fell into the hold-out"):
         require_trainable(nothing, max_corrupt=0)
+
+
+def test_an_even_dataset_needs_no_warning():
+    manifest = build_manifest(files(*many(200)), holdout=0.3, shard_rows=64)
+    assert warnings_about(manifest, "file:///q.json") == []
+    assert summarize(manifest)["class_images"] == {"cat": 100, "dog": 100}
+
+
+def test_warnings_name_rare_classes_and_what_was_left_out():
+    rows = [
+        *many(286),
+        *[(f"emu/{number}.png", f"emu {number}", None) for number in range(10)],
+        ("cat/again.png", "image 0", None),
+        ("cat/bad.png", "?", "truncated"),
+        ("cat/both.png", "b", None),
+        ("dog/both.png", "b", None),
+    ]
+    manifest = build_manifest(files(*rows), holdout=0.3, shard_rows=64)
+    held_out = (manifest[manifest["label"] == "emu"]["split"] == HOLDOUT).sum()
+    rare, scarce, corrupt, duplicates = warnings_about(manifest, "file:///q.json")
+    assert rare == (
+        "class 'emu' has 10 of 296 images (3.4%, where an even share is 33.3%): training.class_weights = balanced is "
+        "worth a try"
+    )
+    assert scarce.startswith(
+        f"the hold-out has fewer than 10 images of 1 class(es) ('emu': {held_out}): their accuracy"
+    )
+    assert corrupt == "3 of 300 files (1.0%) are corrupt or contradict each other and are left out: file:///q.json"
+    assert duplicates == "1 of 300 files (0.3%) are exact duplicates and are left out: file:///q.json"

@@ -3,7 +3,7 @@ import hashlib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spark_jobs.splits import HOLDOUT, TRAIN, content_digest, listing_digest, shard_of, split_of
+from spark_jobs.splits import HOLDOUT, TRAIN, content_digest, listing_digest, rows_of_shard, shard_of, split_of
 
 hashes = st.binary(max_size=20).map(lambda content: hashlib.sha256(content).hexdigest())
 shares = st.floats(min_value=0.01, max_value=0.99)
@@ -42,3 +42,9 @@ def test_digests_ignore_order_and_see_everything_else():
     assert listing_digest(files, {}) == listing_digest(files[::-1], {})
     assert listing_digest(files, {}) != listing_digest([("a/1.png", 10, 101), files[1]], {})
     assert listing_digest(files, {}) != listing_digest([("a/1.png", 11, 100), files[1]], {})
+
+
+def test_a_shard_of_large_images_holds_fewer():
+    assert rows_of_shard(512, 28 * 28) == 512
+    assert rows_of_shard(512, 1024 * 1024 * 3) == 21
+    assert rows_of_shard(512, 10**9) == 1

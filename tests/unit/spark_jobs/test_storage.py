@@ -22,6 +22,8 @@ def test_files_are_written_listed_and_deleted(tmp_path):
 def test_what_is_absent_is_named(tmp_path):
     with pytest.raises(StorageError, match=r"nothing\.json does not exist"):
         storage.read_bytes(f"file://{tmp_path}/nothing.json")
+    with pytest.raises(StorageError, match=r"nothing\.parquet does not exist"):
+        storage.open_file(f"file://{tmp_path}/nothing.parquet")
     with pytest.raises(StorageError, match="nowhere does not exist"):
         storage.list_files(f"file://{tmp_path}/nowhere")
     with pytest.raises(StorageError, match="only file:///"):
