@@ -13,6 +13,7 @@ from spark_jobs.preemption import Preemption
 from spark_jobs.process_group import ProcessGroup
 from spark_jobs.specification import TrainSpecification, parse
 from spark_jobs.training import Training
+from spark_jobs.training_report import TrainingReport
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +50,7 @@ def elsewhere(specification, tmp_path):
 
 
 def training(specification):
-    return Training(specification, ProcessGroup(), torch.device("cpu"), Preemption(), None)
+    return Training(specification, ProcessGroup(), torch.device("cpu"), Preemption(), TrainingReport(None))
 
 
 def state_of(result):
@@ -162,7 +163,7 @@ def test_the_last_step_of_an_epoch_may_be_made_of_fewer_batches(elsewhere):
 
 def test_early_stopping_takes_the_best_epochs_weights(elsewhere):
     run = training(elsewhere("early", epochs=9, validation=0.25, patience=2, batch_size=15))
-    assert run.images == 45
+    assert run.data.images == 45
     losses = iter([1.0, 0.5, 0.7, 0.6])
     measured, weights = [], []
     measure = run._measure
@@ -170,7 +171,7 @@ def test_early_stopping_takes_the_best_epochs_weights(elsewhere):
     def scripted(batches):
         score = measure(batches)
         measured.append(batches)
-        if batches is run.validation_batches:
+        if batches is run.data.validation:
             weights.append(run._weights())
             return dataclasses.replace(score, loss=next(losses))
         return score
@@ -180,7 +181,7 @@ def test_early_stopping_takes_the_best_epochs_weights(elsewhere):
     assert (result["stopped_early"], result["best_epoch"], result["epochs"]) == (True, 2, 4)
     assert equal(state_of(result), weights[1])
     # The hold-out has no part in the decision: it is measured once, with the best weights.
-    assert [batches is run.holdout_batches for batches in measured] == [False] * 4 + [True]
+    assert [batches is run.data.holdout for batches in measured] == [False] * 4 + [True]
 
 
 def test_sigterm_only_notes_and_is_given_back():
