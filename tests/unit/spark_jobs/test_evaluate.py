@@ -46,11 +46,12 @@ def specification(tmp_path, prepared_uri, tracking_uri, monkeypatch):
     client = mlflow.MlflowClient(tracking_uri)
     found = client.get_experiment_by_name(tmp_path.name)
     experiment = found.experiment_id if found else client.create_experiment(tmp_path.name, f"file://{tmp_path}/runs")
-    return EvaluateSpecification(
+    yield EvaluateSpecification(
         model="shades", prepared_uri=prepared_uri, state_uri=write_network(f"file://{tmp_path}/state.pt", 0),
         tracking_uri=tracking_uri, run_id=client.create_run(experiment).info.run_id, champion=None, batch_size=8,
         result_uri="", secret_id=None, image_size=8, channels=1,
     )  # fmt: skip
+    mlflow.set_tracking_uri(None)  # the job sets it for its process
 
 
 def artifacts(specification):
