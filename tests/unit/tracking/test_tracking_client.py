@@ -13,6 +13,7 @@ import pytest
 
 from ml_lifecycle.tracking.client import CHAMPION, TrackingClient, connect
 from ml_lifecycle.tracking.exceptions import (
+    EvaluationUnreadableError,
     ServingArtifactMissingError,
     TrackingConnectionError,
     TrackingUnreachableError,
@@ -88,6 +89,18 @@ def test_a_logged_model_is_the_source_of_a_version(
 
     found = tracking._client.get_model_version("logged", made.version)
     assert (found.source, made.run_id) == (f"models:/{logged.model_id}", run_id)
+
+
+def test_an_evaluation_is_read_or_its_absence_named(tracking: TrackingClient) -> None:
+    run_id = start(tracking, "evaluated")
+    with pytest.raises(EvaluationUnreadableError, match=r"there is none.*train again"):
+        tracking.read_json(run_id, "evaluation.json")
+    tracking._client.log_text(run_id, "{", "evaluation.json")
+    with pytest.raises(EvaluationUnreadableError, match=run_id):
+        tracking.read_json(run_id, "evaluation.json")
+    tracking._client.log_dict(run_id, {"accuracy": 0.5}, "evaluation.json")
+
+    assert tracking.read_json(run_id, "evaluation.json") == {"accuracy": 0.5}
 
 
 def test_aliases_move(tracking: TrackingClient) -> None:
