@@ -7,33 +7,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import io
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
+import rich.box
+from airflow.sdk.exceptions import TaskDeferred
+from rich.console import Console
+from rich.table import Table
 
 from ml_lifecycle.dataproc import client as dataproc_client
 from ml_lifecycle.dataproc.client import BackOff
 from ml_lifecycle.dataproc.exceptions import ClusterFailedError, ClusterNotDeletedError, SweepError
-from ml_lifecycle.dataproc.operators import base
+from ml_lifecycle.dataproc.operators.base import first_event
+from tests.faults.dying_worker import Worker
 from tests.unit.dataproc.simulated_run import (
     ENDLESS_JOB,
     GOOD_JOB,
-    Killed,
     SimulatedRun,
-    TaskInstance,
+    alive,
     assert_clean,
     served,
+    submitted_twice,
     sweep,
 )
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+SLOW_JOB = "import time\ntime.sleep(1)\n" + GOOD_JOB
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +45,28 @@ def cloud(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def table(request):
-    rows: list[tuple[str, str, str]] = []
-    yield rows
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+def outcomes(request):
+    """Printed at the end: every fault, what is left of it after the run and one sweep, and what the user is told."""
+    table = Table("fault", "clusters made", "alive", "jobs", "twice", "what the user is told", box=rich.box.SIMPLE_HEAD)
+    yield table
+    text = io.StringIO()
+    Console(file=text, width=170).print(table)
     capture = request.config.pluginmanager.get_plugin("capturemanager")
     with capture.global_and_fixture_disabled():
-        reporter.ensure_newline()
-        reporter.write_line(f"{'fault':<58} {'clusters':<9} {'jobs':<12} outcome")
-        for fault, made, outcome in rows:
-            reporter.write_line(f"{fault:<58} {made:<22} {outcome}")
+        request.config.pluginmanager.get_plugin("terminalreporter").write_line(f"\n{text.getvalue()}")
+
+
+@pytest.fixture
+def note(outcomes, run):
+    """`note(fault, told)` writes a line of the table."""
+
+    def write(fault: str, told: str) -> None:
+        made = run.clusters()
+        statuses = ", ".join(job["status"] for job in run.jobs())
+        counts = (str(len(made)), str(len(alive(made))), statuses, str(len(submitted_twice(made))))
+        outcomes.add_row(fault, *counts, " ".join(told.split()))
+
+    return write
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +126,7 @@ CASES = [
         1,
         tries=2,
     ),
-    Case("creation takes too long", (), "create_timeout_minutes", 1, 0, creation_seconds=30.0, wait_minutes=0.005),
+    Case("creation times out", (), "create_timeout_minutes", 1, 0, creation_seconds=30.0, wait_minutes=0.005),
     Case(
         "creation's answer is lost",
         ({"method": "ClusterService.Create", "lost_response": True},),
@@ -191,7 +205,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_fault_leaves_no_cluster_and_no_second_job(case, cloud, run, table):
+def test_a_fault_leaves_no_cluster_and_no_second_job(case, cloud, run, note):
     for fault in case.faults:
         cloud.faults.add(fault)
     cloud.timing.creation_seconds = case.creation_seconds
@@ -217,9 +231,7 @@ def test_a_fault_leaves_no_cluster_and_no_second_job(case, cloud, run, table):
         assert error is None
     else:
         assert case.expect in str(error)
-    statuses = ",".join(job["status"] for job in run.jobs())
-    outcome = "succeeded" if error is None else " ".join(str(error).split())[:100]
-    table.append((case.name, f"{len(run.clusters()):<9} {statuses}", outcome))
+    note(case.name, "the run succeeds" if error is None else str(error))
 
 
 def tried(step: Callable[[], object], tries: int) -> object:
@@ -231,24 +243,24 @@ def tried(step: Callable[[], object], tries: int) -> object:
     return step()
 
 
-def failure_of(step: Callable[[], object]) -> BaseException | None:
+def failure_of(step: Callable[[], object]) -> Exception | None:
     try:
         step()
-    except (Exception, Killed) as error:
+    except Exception as error:
         return error
     return None
 
 
-def test_a_deletion_that_never_succeeds_fails_the_run_and_the_sweep_finishes_it(cloud, run, table):
+def test_a_deletion_that_never_succeeds_fails_the_run_and_the_sweep_finishes_it(cloud, run, note):
     run.submit(time_to_live_hours=1e-6)
     run.wait()
     cloud.faults.add(method="ClusterService.Delete", code="FAILED_PRECONDITION", times=10_000)
-    with pytest.raises(ClusterNotDeletedError, match="costs money"):
+    with pytest.raises(ClusterNotDeletedError, match="costs money") as told:
         run.teardown(timeout_minutes=0.01)
     cloud.faults.clear()
     assert run.name in sweep()["deleted"]
     assert_clean(cloud)
-    table.append(("deletion never accepted", "1", "the run fails; the sweep deletes the cluster"))
+    note("deletion never accepted", str(told.value))
 
 
 def test_a_sweep_whose_deletions_operation_fails_asks_again(cloud, run):
@@ -270,136 +282,182 @@ def test_one_cluster_that_cannot_be_deleted_does_not_keep_the_others(cloud, run,
     assert_clean(cloud)
 
 
-def test_a_permission_lost_before_the_deletion_is_said_at_once(cloud, run):
+def test_a_permission_lost_before_the_deletion_is_said_at_once(cloud, run, note):
     run.submit()
     cloud.faults.add(method="ClusterService.Delete", code="PERMISSION_DENIED")
     began = time.monotonic()
-    with pytest.raises(ClusterNotDeletedError, match=r"dataproc\.editor"):
+    with pytest.raises(ClusterNotDeletedError, match=r"dataproc\.editor") as told:
         run.teardown()
     assert time.monotonic() - began < 5
     run.teardown()
     assert_clean(cloud)
+    note("deletion refused: role, the task tries again", str(told.value))
 
 
-class TestTheWorkerDies:
-    """Nothing of the task runs after its process is gone; Airflow tries it again, or goes to the teardown."""
+def state_of(run):
+    return [cluster["status"] for cluster in run.clusters()]
 
-    def die_at(self, key):
-        def on_push(pushed):
-            if pushed == key:
-                raise Killed
 
-        return on_push
+class TestTheWorkerIsKilled:
+    """SIGKILL: nothing of the task runs after it. Airflow tries the task again, or goes on to the teardown."""
 
-    def finish(self, cloud, run, table, name):
-        run.teardown()
-        sweep()
-        assert_clean(cloud)
-        statuses = ",".join(job["status"] for job in run.jobs())
-        table.append((name, f"{len(run.clusters()):<9} {statuses}", "nothing is left"))
+    @pytest.fixture
+    def finish(self, cloud, run, note):
+        def end(fault):
+            run.teardown()
+            sweep()
+            assert_clean(cloud)
+            note(f"SIGKILL {fault}", "nothing is left: the teardown deletes the cluster")
 
-    def test_before_the_xcom_and_the_run_is_given_up(self, cloud, run, table):
-        run.ti = TaskInstance(self.die_at("operation_id"))
-        with pytest.raises(Killed):
-            run.submit()
+        return end
+
+    @pytest.fixture
+    def running(self, run):
+        run.submit()
+        run.wait()
+        return run
+
+    def test_before_the_xcom_and_the_run_is_given_up(self, run, finish):
+        with Worker(run, "submit", hangs_at="operation_id") as worker:
+            worker.kill_when_it_hangs()
         assert run.cluster_id is None
         assert len(run.clusters()) == 1
-        self.finish(cloud, run, table, "worker dies before the XCom")
+        finish("before the XCom, no other try")
 
-    def test_before_the_xcom_and_the_task_is_tried_again(self, cloud, run, table):
-        run.ti = TaskInstance(self.die_at("operation_id"))
-        with pytest.raises(Killed):
-            run.submit()
-        run.ti = TaskInstance()
+    def test_before_the_xcom_and_the_task_is_tried_again(self, run, finish):
+        with Worker(run, "submit", hangs_at="operation_id") as worker:
+            worker.kill_when_it_hangs()
         run.submit()
         run.wait()
         assert run.job() == {"images": 7}
         assert len(run.clusters()) == 1
-        self.finish(cloud, run, table, "worker dies before the XCom, the task tries again")
+        finish("before the XCom, the task tries again")
 
-    def test_while_it_waits_for_the_cluster(self, cloud, run, table, monkeypatch):
+    def test_between_two_xcoms_and_the_run_is_given_up(self, run, finish):
+        with Worker(run, "submit", hangs_at="cluster_id") as worker:
+            worker.kill_when_it_hangs()
+        assert run.ti.xcoms["operation_id"]
+        finish("between two XComs, no other try")
+
+    def test_while_it_waits_for_the_cluster_and_the_task_is_tried_again(self, cloud, run, finish):
+        cloud.timing.creation_seconds = 1.5
         run.submit()
-        with dying_wait(monkeypatch), pytest.raises(Killed):
-            run.wait()
+        with Worker(run, "wait") as worker:
+            calls = cloud.calls.count("OperationService.Get")
+            worker.kill_when(lambda: cloud.calls.count("OperationService.Get") > calls)
+        assert state_of(run) == ["CREATING"]
         run.wait()
         assert run.job() == {"images": 7}
-        self.finish(cloud, run, table, "worker dies while waiting for the cluster")
+        finish("while waiting for the cluster, the task tries again")
 
-    def test_during_the_job_and_the_task_is_tried_again(self, cloud, run, table, monkeypatch):
+    def test_while_it_waits_for_the_cluster_and_the_run_is_given_up(self, cloud, run, finish):
+        cloud.timing.creation_seconds = 1.5
         run.submit()
-        run.wait()
-        slow = "import time\ntime.sleep(0.5)\n" + GOOD_JOB
-        with dying_wait(monkeypatch), pytest.raises(Killed):
-            run.job(slow)
-        assert run.job(slow) == {"images": 7}
-        assert len(run.jobs()) == 1
-        self.finish(cloud, run, table, "worker dies during the job, the task tries again")
+        with Worker(run, "wait") as worker:
+            calls = cloud.calls.count("OperationService.Get")
+            worker.kill_when(lambda: cloud.calls.count("OperationService.Get") > calls)
+        finish("while waiting for the cluster, no other try")
 
-    def test_during_the_job_and_the_run_is_given_up(self, cloud, run, table, monkeypatch):
-        run.submit()
-        run.wait()
-        with dying_wait(monkeypatch), pytest.raises(Killed):
-            run.job(ENDLESS_JOB)
-        self.finish(cloud, run, table, "worker dies during the job")
-        assert [job["status"] for job in run.jobs()] == ["CANCELLED"]
+    def test_during_the_job_and_the_task_is_tried_again(self, running, finish):
+        with Worker(running, "job", code=SLOW_JOB) as worker:
+            worker.kill_when(lambda: [job["status"] for job in running.jobs()] == ["RUNNING"])
+        assert running.job(SLOW_JOB) == {"images": 7}
+        assert [job["status"] for job in running.jobs()] == ["DONE"]
+        finish("during the job, the task tries again")
 
-    def test_during_the_deletion(self, cloud, run, table, monkeypatch):
-        run.submit()
-        run.wait()
-        with dying_wait(monkeypatch), pytest.raises(Killed):
-            run.teardown()
-        self.finish(cloud, run, table, "worker dies during the deletion")
+    def test_during_the_job_and_the_run_is_given_up(self, running, finish):
+        with Worker(running, "job", code=ENDLESS_JOB) as worker:
+            worker.kill_when(lambda: [job["status"] for job in running.jobs()] == ["RUNNING"])
+        finish("during the job, no other try")
+        assert [job["status"] for job in running.jobs()] == ["CANCELLED"]
+
+    def test_during_the_deletion_and_the_task_is_tried_again(self, running, finish):
+        with Worker(running, "teardown") as worker:
+            worker.kill_when(lambda: state_of(running) == ["STOPPING"])
+        finish("during the deletion, the task tries again")
+
+    def test_during_the_deletion_and_the_run_is_given_up(self, cloud, run, note):
+        """The deletion that was asked for goes on without us."""
+        run.submit(time_to_live_hours=1e-6)
+        with Worker(run, "teardown") as worker:
+            worker.kill_when(lambda: state_of(run) == ["STOPPING"])
+        sweep()
+        assert_clean(cloud)
+        note("SIGKILL during the deletion, no other try", "Airflow says that the task was killed; the cluster goes")
+
+    def test_before_the_deletion_and_the_run_is_given_up(self, cloud, run, note):
+        run.submit(time_to_live_hours=1e-6)
+        cloud.faults.add(method="ClusterService.Delete", code="FAILED_PRECONDITION", times=10_000)
+        with Worker(run, "teardown") as worker:
+            worker.kill_when(lambda: "ClusterService.Delete" in cloud.calls[-3:])
+        cloud.faults.clear()
+        assert sweep()["deleted"] == [run.name]
+        assert_clean(cloud)
+        note("SIGKILL before the deletion, no other try", "Airflow says that the task was killed; clean_up deletes")
+
+    def test_the_triggerers_process_while_it_watches_the_job(self, running, finish):
+        running.job_file.write_text(SLOW_JOB)
+        operator = running.job_operator(deferrable=True)
+        with pytest.raises(TaskDeferred) as deferred:
+            operator.execute(running.context)
+        path, state = deferred.value.trigger.serialize()
+        with Worker(running, "watch", path=path, state=state) as triggerer:
+            triggerer.kill_when(lambda: [job["status"] for job in running.jobs()] == ["RUNNING"])
+        event = asyncio.run(first_event(type(deferred.value.trigger)(**state)))
+        assert operator.resume(running.context, event) == {"images": 7}
+        finish("of the triggerer during the job")
 
 
-@contextlib.contextmanager
-def dying_wait(monkeypatch):
-    async def killed(trigger):
-        await asyncio.sleep(0.1)
-        raise Killed
-
-    with monkeypatch.context() as patched:
-        patched.setattr(base, "first_event", killed)
-        yield
-
-
-IN_ANOTHER_PROCESS = """
-import signal, sys
-from pathlib import Path
-sys.path[:0] = [{repository!r}, {plugins!r}]
-from types import SimpleNamespace
-from tests.unit.dataproc.simulated_run import ENDLESS_JOB, SimulatedRun
-
-run = SimulatedRun(SimpleNamespace(), Path({folder!r}), {run_id!r})
-run.submit()
-run.wait()
-run.job_file.write_text(ENDLESS_JOB)
-operator = run.job_operator()
-def end(number, frame):
-    operator.on_kill()
-    sys.exit(143)
-signal.signal(signal.SIGTERM, end)
-print("running", flush=True)
-operator.execute(run.context)
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_worker_process_ended_by_a_signal_during_its_job(number, cloud, run, table, tmp_path):
-    code = IN_ANOTHER_PROCESS.format(
-        repository=str(REPOSITORY), plugins=str(REPOSITORY / "plugins"), folder=str(tmp_path), run_id=run.run_id
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=dict(os.environ)) as worker:
-        deadline = time.monotonic() + 60
-        while not any(job["status"] == "RUNNING" for job in run.jobs()):
-            assert time.monotonic() < deadline
-            assert worker.poll() is None
-            time.sleep(0.1)
-        worker.send_signal(number)
-        worker.wait(timeout=30)
-    if number == signal.SIGTERM:
-        assert [job["status"] for job in run.jobs()] == ["CANCELLED"]
+def test_sigterm_during_the_job_cancels_it(cloud, run, note):
+    """As when the task is cleared or marked failed while it waits in the worker."""
+    run.submit()
+    run.wait()
+    with Worker(run, "job", code=ENDLESS_JOB) as worker:
+        worker.kill_when(lambda: [job["status"] for job in run.jobs()] == ["RUNNING"], signal.SIGTERM)
+    assert run.jobs()[0]["status"] in ("CANCELLING", "CANCELLED")
     run.teardown()
     sweep()
     assert_clean(cloud)
     assert [job["status"] for job in run.jobs()] == ["CANCELLED"]
-    table.append((f"worker gets {number.name} during the job", "1         CANCELLED", "nothing is left"))
+    note("SIGTERM during the job (cleared, marked failed)", "the job is cancelled at once")
+
+
+def test_a_deferred_task_cleared_during_its_job_finds_it_again(cloud, run, note):
+    """on_kill does not run for a deferred task on Airflow 3.1."""
+    run.submit()
+    run.wait()
+    run.job_file.write_text(SLOW_JOB)
+    with pytest.raises(TaskDeferred):
+        run.job_operator(deferrable=True).execute(run.context)
+    assert run.job(SLOW_JOB) == {"images": 7}
+    run.teardown()
+    sweep()
+    assert_clean(cloud)
+    assert len(run.jobs()) == 1
+    note("a deferred task is cleared during its job", "the task goes on with the job that runs")
+
+
+def test_a_deferred_task_given_up_during_its_job_leaves_none(cloud, run, note):
+    run.submit()
+    run.wait()
+    run.job_file.write_text(ENDLESS_JOB)
+    with pytest.raises(TaskDeferred):
+        run.job_operator(deferrable=True).execute(run.context)
+    run.teardown()
+    sweep()
+    assert_clean(cloud)
+    assert [job["status"] for job in run.jobs()] == ["CANCELLED"]
+    note("a deferred task is marked failed during its job", "the teardown cancels the job before it deletes")
+
+
+def test_a_cluster_swept_away_under_its_run_says_what_to_clear(cloud, run, note):
+    run.submit(time_to_live_hours=2 / 3600)
+    run.wait()
+    told = failure_of(lambda: run.job(ENDLESS_JOB))
+    assert "time to live" in str(told)
+    sweep()
+    again = failure_of(run.job)
+    assert "clear this task" in str(again)
+    run.teardown()
+    assert_clean(cloud)
+    note("time to live over during the job, the task tries again", str(again))

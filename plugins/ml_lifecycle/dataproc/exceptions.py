@@ -14,7 +14,7 @@ class DataprocError(LifecycleError):
 class ApiError(DataprocError):
     """The Yandex API answered a call with an error; `code` is the gRPC status's name."""
 
-    remedy = "see the message"
+    remedy = "try again; if it stays so, take this message to Yandex's support"
 
     def __init__(self, method: str, code: str, message: str) -> None:
         super().__init__(f"{method}: {code}: {message} ({self.remedy})")
@@ -194,5 +194,8 @@ class ResultMissingError(DataprocError):
 
 
 def _driver_said(lines: Sequence[str]) -> str:
-    said = "\n".join(f"    {line}" for line in lines) or "    (the driver said nothing)"
+    said = (
+        "\n".join(f"    {line}" for line in lines)
+        or "    (none; YARN's own logs lie in cluster.bucket and cluster.log_group_id)"
+    )
     return f". The driver's last lines:\n{said}"

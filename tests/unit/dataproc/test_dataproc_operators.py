@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,12 @@ from ml_lifecycle.dataproc.exceptions import (
     JobTimeoutError,
     ResultMissingError,
 )
-from ml_lifecycle.dataproc.operators import DeleteClusterOperator, PysparkJobOperator, WaitForClusterOperator
+from ml_lifecycle.dataproc.operators import (
+    DeleteClusterOperator,
+    PysparkJobOperator,
+    WaitForClusterOperator,
+    pyspark_job,
+)
 from tests.unit.dataproc.simulated_run import ENDLESS_JOB, FAST, SimulatedRun, sweep
 
 
@@ -145,6 +151,22 @@ def test_the_teardown_cancels_the_job_of_a_deferred_task(running):
     assert [job["status"] for job in running.jobs()] == ["CANCELLED"]
 
 
+def test_a_kill_does_not_wait_for_a_lock_of_what_it_interrupted(running, monkeypatch):
+    operator, lock, cancelled = running.job_operator(), threading.Lock(), threading.Event()
+
+    def cancel():
+        with lock:
+            cancelled.set()
+
+    monkeypatch.setattr(pyspark_job, "KILL_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(operator, "_cancel_own", cancel)
+    operator._in_charge = True
+    with lock:
+        operator.on_kill()
+        assert not cancelled.is_set()
+    assert cancelled.wait(5)
+
+
 def test_other_work_of_the_same_task_ends_before_ours_is_submitted(running):
     """As when prepare was cleared and plans anew while the old plan's job runs, its task deferred."""
     running.job_file.write_text(ENDLESS_JOB)
@@ -207,6 +229,7 @@ def test_a_cluster_that_an_earlier_try_deleted_still_cost_something(run):
     second = run.teardown(hourly_price=PRICE, created_at=run.ti.xcoms["created_at"])
     assert not second["existed"]
     assert second["cost"] >= first["cost"] > 0
+    assert run.teardown(hourly_price=PRICE)["cost_unknown"].endswith("was created is not known")
 
 
 def test_no_cluster_costs_nothing_and_no_price_is_unknown(run):

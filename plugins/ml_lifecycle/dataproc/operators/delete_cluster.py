@@ -122,6 +122,8 @@ class DeleteClusterOperator(DataprocOperator):
         cost = Amount(**(self.hourly_price or NO_PRICE)).times(lived / 3600)
         if not cluster_id:
             cost = Amount(cost.currency, 0.0, 0.0)
+        elif not created_at:
+            cost = Amount(cost.currency, None, None, f"when cluster {cluster_id} was created is not known")
         else:
             self.log.info(
                 "Cluster %s (%s) is deleted; it lived %.0f s, cost %s", self.cluster_name, cluster_id, lived, cost

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
     from ml_lifecycle.dataproc.client import DataprocClient
 
+# Airflow sends SIGKILL five seconds after SIGTERM.
+KILL_PATIENCE_SECONDS = 2.0
+
 
 class PysparkJobOperator(DataprocOperator):
     """Runs a PySpark job to its end; returns the JSON object that the job wrote to `result_uri`.
@@ -199,10 +202,11 @@ class PysparkJobOperator(DataprocOperator):
     def on_kill(self) -> None:
         """Cancel the job; only while the task itself waits (a deferred task's job is the teardown's to cancel)."""
         if self._in_charge:
-            # The task's own loop may be running in this thread, interrupted by the signal that called us.
+            # In a thread: the task's own loop runs in this one, interrupted by the signal that called us. It may hold
+            # a lock that the thread needs, of an import for one: so it goes on soon, and the thread with it.
             thread = threading.Thread(target=self._cancel_own)
             thread.start()
-            thread.join()
+            thread.join(KILL_PATIENCE_SECONDS)
 
     def _cancel_own(self) -> None:
         # By name: the signal may have come after the job was made and before its id was known here.
