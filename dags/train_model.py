@@ -223,14 +223,14 @@ with DAG(
         return plan_training(settings, facts)
 
     @task(outlets=[CANDIDATE_MODEL], execution_timeout=timedelta(minutes=15))
-    def register(plan: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
+    def register(plan: dict[str, Any], ingested: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
         """Register the version under the alias challenger and tell promote_model."""
         from ml_lifecycle.tracking.client import CHALLENGER, connect
 
         model, run_id = plan["model"], plan["run_id"]
         with connect(plan["connections"]["tracking"]) as tracking:
             version = tracking.register_version(
-                model, run_id=run_id, source=evaluation["model_uri"], tags=candidate_tags(evaluation)
+                model, run_id=run_id, source=evaluation["model_uri"], tags=candidate_tags(ingested, evaluation)
             )
             tracking.set_alias(model, CHALLENGER, version.version)
             log.info(
@@ -297,7 +297,7 @@ with DAG(
         poll_seconds=plan["poll_seconds"],
         retries=3,
     )
-    registered = register(plan, evaluate.output)
+    registered = register(plan, ingest.output, evaluate.output)
 
     plan >> submit_cluster >> wait_for_cluster >> ingest >> train >> evaluate >> delete_cluster
     # `prepare` is a setup too: a failed setup alone would keep the teardown from running, and a submission that

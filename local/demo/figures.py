@@ -14,6 +14,8 @@ class Training:
     ingest: dict[str, Any]
     evaluation: dict[str, Any]
     training: dict[str, Any]
+    cluster: dict[str, Any] = field(default_factory=dict)
+    gate: dict[str, str] = field(default_factory=dict)
     rollout: dict[str, Any] = field(default_factory=dict)
 
 

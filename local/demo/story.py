@@ -68,6 +68,7 @@ class Story:
             ingest=self._api.result("train_model", run, "ingest"),
             training=self._api.result("train_model", run, "train"),
             evaluation=self._api.result("train_model", run, "evaluate"),
+            cluster=self._api.result("train_model", run, "delete_cluster"),
         )
         self.figures.trainings.append(training)
         self._tell_training(training)
@@ -77,6 +78,7 @@ class Story:
             judged = next(task for task in tasks if task.task.endswith("judge"))
             reason = self._api.error("promote_model", run, judged) or "see the task judge"
             raise StackError(f"version {training.version} was refused: {reason}")
+        training.gate = self._gate(training.version)
         self._narrator.say("promote_model updated champion_model, which starts roll_out_model")
         run = self._api.wait_for_run("roll_out_model", began, timeout=60)
         looks = Looks(self._cluster, self._subject.model, self._narrator)
@@ -193,9 +195,19 @@ class Story:
         answer = httpx.get(url, params={"name": self._subject.model}, timeout=10).raise_for_status().json()
         return {entry["alias"]: entry["version"] for entry in answer["registered_model"].get("aliases", ())}
 
+    def _gate(self, version: str) -> dict[str, str]:
+        """What each check of the gate said of a version."""
+        url = f"{real('MLFLOW_TRACKING_URI') or self._layout.url('mlflow')}/api/2.0/mlflow/model-versions/get"
+        params = {"name": self._subject.model, "version": version}
+        answer = httpx.get(url, params=params, timeout=10).raise_for_status().json()
+        tags = {tag["key"]: tag["value"] for tag in answer["model_version"].get("tags", ())}
+        return {key.removeprefix("gate."): value for key, value in tags.items() if key.startswith("gate.")}
+
     def _tell_training(self, training: Training) -> None:
         ingest, evaluation = training.ingest, training.evaluation
         reused = " (prepared before)" if ingest["reused"] else ""
+        for warning in ingest["warnings"]:
+            self._narrator.say(f"[yellow]{warning}[/yellow]")
         self._narrator.say(
             f"[bold]version {training.version}[/bold]: {ingest['images']} images read{reused}, trained on "
             f"{training.training['train_images']}, hold-out accuracy {evaluation['accuracy']:.1%}, "

@@ -32,7 +32,9 @@ def _table(title: str, *columns: str) -> Table:
     for column in columns:
         right = column in {
             "lived",
+            "cost",
             "images",
+            "left out",
             "accuracy",
             "loss",
             "traffic",
@@ -47,13 +49,21 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _clusters(figures: Figures) -> RenderableType:
-    table = _table("Clusters", "name", "created", "deleted", "lived", "jobs")
+    table = _table("Clusters", "name", "created", "deleted", "lived", "cost", "jobs")
+    costs = {training.cluster.get("cluster_name"): training.cluster for training in figures.trainings}
     for cluster in figures.clusters:
         deleted = cluster.get("deleted")
         lived = f"{deleted - cluster['created']:.0f} s" if deleted else "-"
         jobs = ", ".join(f"{job['name'].rpartition('-')[0]} {job['status'].lower()}" for job in cluster["jobs"])
-        table.add_row(cluster["name"], "yes", "yes" if deleted else "[red]NO[/red]", lived, jobs)
+        cost = _cost(costs.get(cluster["name"], {}))
+        table.add_row(cluster["name"], "yes", "yes" if deleted else "[red]NO[/red]", lived, cost, jobs)
     return table
+
+
+def _cost(deleted: dict[str, Any]) -> str:
+    """What a cluster cost, as its deletion says."""
+    cost = deleted.get("cost")
+    return "-" if cost is None else f"{cost:.2f} {deleted['currency']}"
 
 
 def _versions(figures: Figures) -> RenderableType:
@@ -63,7 +73,7 @@ def _versions(figures: Figures) -> RenderableType:
         "images",
         "train",
         "hold-out",
-        "corrupt",
+        "left out",
         "accuracy",
         "loss",
         "aliases",
@@ -77,13 +87,18 @@ def _versions(figures: Figures) -> RenderableType:
             str(ingest.get("images", "-")),
             str(training.training.get("train_images", "-")),
             str(evaluation.get("holdout_images", "-")),
-            str(ingest.get("corrupt", "-")),
+            str(ingest.get("corrupt", 0) + ingest.get("duplicates", 0)),
             f"{evaluation['accuracy']:.1%}",
             f"{evaluation['loss']:.3f}",
             aliases or "-",
             _ending(training),
         )
-    return table
+    compared = [
+        f"version {training.version} against the champion: {words}"
+        for training in figures.trainings
+        if (words := training.gate.get("accuracy_against_champion"))
+    ]
+    return Group(table, *(Text(line, style="dim") for line in compared))
 
 
 def _ending(training: Training) -> str:

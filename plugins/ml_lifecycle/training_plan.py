@@ -75,10 +75,11 @@ def specification(known: Mapping[str, Any], result_uri: str, found: Mapping[str,
     return json.dumps({**known, **found, "result_uri": spark_uri(result_uri)})
 
 
-def candidate_tags(evaluation: Mapping[str, Any]) -> dict[str, str]:
-    """What a version carries of its evaluation: `promote_model` reads with whom it was compared."""
+def candidate_tags(ingest: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, str]:
+    """What a version carries of its data and its evaluation, for people."""
     champion = evaluation.get("champion") or {}
     return {
+        **{key: str(ingest[key]) for key in ("images", "corrupt", "duplicates")},
         "compared_with": str(champion.get("version", "none")),
         "holdout_accuracy": f"{evaluation['accuracy']:.6g}",
         "holdout_loss": f"{evaluation['loss']:.6g}",

@@ -151,7 +151,9 @@ def test_a_plan_is_json() -> None:
 
 @pytest.mark.parametrize(("champion", "tag"), [({"version": "3", "accuracy": 0.9}, "3"), (None, "none")])
 def test_a_candidate_says_with_whom_it_was_compared(champion: dict[str, Any] | None, tag: str) -> None:
-    tags = candidate_tags({"accuracy": 0.95, "loss": 0.2, "holdout_images": 360, "champion": champion})
+    ingested = {"images": 1797, "corrupt": 2, "duplicates": 3, "classes": ["0", "1"]}
+    tags = candidate_tags(ingested, {"accuracy": 0.95, "loss": 0.2, "holdout_images": 360, "champion": champion})
 
     assert tags["compared_with"] == tag
+    assert (tags["images"], tags["corrupt"], tags["duplicates"]) == ("1797", "2", "3")
     assert tags["holdout_accuracy"] == "0.95"

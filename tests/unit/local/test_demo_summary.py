@@ -27,9 +27,11 @@ def shown(figures: Figures) -> str:
 def figures(**changes):
     training = Training(
         version="2",
-        ingest={"images": 1797, "corrupt": 1, "reused": False},
+        ingest={"images": 1797, "corrupt": 1, "duplicates": 2, "reused": False},
         training={"train_images": 1444},
         evaluation={"accuracy": 0.994, "loss": 0.046, "holdout_images": 353},
+        cluster={"cluster_name": "ml-digits-1", "cost": 0.91, "currency": "RUB"},
+        gate={"accuracy_against_champion": "passed: +0.24, at least +0.2, is >= -0.02"},
         rollout={"outcome": "promoted", "reason": "no errors", "seconds": 93.0, "steps": [STEP]},
     )
     cluster = {
@@ -52,6 +54,8 @@ def test_it_tells_clusters_versions_steps_and_addresses():
     assert "7 min 12 s" in text
     assert "ml-digits-1" in text
     assert "65 s" in text
+    assert "0.91 RUB" in text
+    assert "version 2 against the champion: passed: +0.24" in text
     assert "train done" in text
     assert "99.4%" in text
     assert "champion, live" in text
