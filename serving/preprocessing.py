@@ -20,8 +20,9 @@ from PIL.ExifTags import Base
 MAX_PIXELS = 100_000_000
 JPEG_MAGIC = b"\xff\xd8\xff"
 EXIF_MAGIC = b"Exif\x00\x00"
-# A JPEG segment holds no more, and EXIF stands in the first.
-EXIF_BYTES = 65_536
+# EXIF stands in the first segment of a JPEG, or after JFIF's, and fills no more than one.
+EXIF_PLACES = 1_024
+SEGMENT_BYTES = 65_536
 MODES = {1: "L", 3: "RGB"}
 # From EXIF's orientation to what turns `[h, w, channels]` upright. Source: EXIF 2.32, tag 0x0112.
 UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
@@ -128,8 +129,8 @@ def decode(encoded: bytes, image_size: int, channels: int) -> NDArray[np.uint8]:
         except ValueError:
             # CMYK and other rare kinds: Pillow reads them, or says what is wrong.
             return _decode_with_pillow(encoded, channels)
-        start = encoded.find(EXIF_MAGIC, 0, EXIF_BYTES)
-        return _upright(np.asarray(pixels), _orientation(encoded[start : start + EXIF_BYTES] if start > 0 else b""))
+        start = encoded.find(EXIF_MAGIC, 0, EXIF_PLACES)
+        return _upright(np.asarray(pixels), _orientation(encoded[start : start + SEGMENT_BYTES] if start > 0 else b""))
     return _decode_with_pillow(encoded, channels)
 
 

@@ -49,14 +49,19 @@ def divide(rows: Sequence[int], *, fraction: float, validation: float) -> Divisi
     return Division(head(rows, used - kept_back), tail(rows, kept_back))
 
 
+def whole(rows: Sequence[int]) -> list[Piece]:
+    """All rows of shards with `rows` rows."""
+    return [Piece(shard, 0, count) for shard, count in enumerate(rows)]
+
+
 def head(rows: Sequence[int], limit: int) -> list[Piece]:
     """The first `limit` rows of shards with `rows` rows: larger limits hold the smaller ones."""
-    return cut(_whole(rows), 0, limit)
+    return cut(whole(rows), 0, limit)
 
 
 def tail(rows: Sequence[int], limit: int) -> list[Piece]:
     """The last `limit` rows of shards with `rows` rows: larger limits hold the smaller ones."""
-    return cut(_whole(rows), sum(rows) - limit, sum(rows))
+    return cut(whole(rows), sum(rows) - limit, sum(rows))
 
 
 def shuffled(pieces: Sequence[Piece], seed: int, epoch: int) -> list[Piece]:
@@ -115,7 +120,3 @@ def batches(pieces: Sequence[Piece], batch_size: int, first: int = 0) -> Iterato
             parts.append((place, slice(start - bounds[place], last - bounds[place])))
             start = last
         yield parts
-
-
-def _whole(rows: Sequence[int]) -> list[Piece]:
-    return [Piece(shard, 0, count) for shard, count in enumerate(rows)]

@@ -41,7 +41,7 @@ class ShardBatches(IterableDataset[Batch]):
 
     With a seed the order is that of the epoch (see `set_epoch`) and every process takes the same number of steps, at
     the cost of a few rows; without one the order is the shards' own, and no row is left out. `pieces` choose the rows
-    (see `epochs.divide`, which parts training from validation); without them it is all, or the first `limit`.
+    (see `epochs.divide`, which parts training from validation); without them it is all.
     """
 
     def __init__(
@@ -51,7 +51,6 @@ class ShardBatches(IterableDataset[Batch]):
         *,
         batch_size: int,
         pieces: Sequence[Piece] | None = None,
-        limit: int | None = None,
         part: Part | None = None,
         seed: int | None = None,
         augmentation: Augmentation | None = None,
@@ -65,8 +64,7 @@ class ShardBatches(IterableDataset[Batch]):
         self._augmentation = augmentation
         self._epoch = 0
         self._first_batch = 0
-        rows = [shard.rows for shard in shards]
-        self._pieces = list(pieces) if pieces is not None else epochs.head(rows, sum(rows) if limit is None else limit)
+        self._pieces = epochs.whole([shard.rows for shard in shards]) if pieces is None else list(pieces)
 
     @property
     def rows(self) -> int:

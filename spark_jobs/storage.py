@@ -5,21 +5,20 @@ S3 is addressed with the usual AWS environment variables, which the Lockbox secr
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from pyarrow import fs
+from pyarrow import ArrowInvalid, fs
 
 from spark_jobs.exceptions import StorageError
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,8 @@ def list_files(folder_uri: str) -> list[ListedFile]:
     """All files below the folder, by path; raises StorageError if there is no such folder."""
     filesystem, root = locate(folder_uri)
     selector = fs.FileSelector(root, recursive=True)
-    entries = _explained(folder_uri, lambda: filesystem.get_file_info(selector))
+    with _explained(folder_uri):
+        entries = filesystem.get_file_info(selector)
     start = len(root.rstrip("/")) + 1
     files = [
         ListedFile(entry.path[start:], entry.size, entry.mtime_ns or 0)
@@ -63,32 +63,30 @@ def list_files(folder_uri: str) -> list[ListedFile]:
 def exists(uri: str) -> bool:
     """Whether there is a file of this name."""
     filesystem, path = locate(uri)
-    found = _explained(uri, lambda: filesystem.get_file_info(path))
-    return bool(found.type == fs.FileType.File)
+    with _explained(uri):
+        return bool(filesystem.get_file_info(path).type == fs.FileType.File)
 
 
 def read_bytes(uri: str) -> bytes:
     """The whole content of a file; raises StorageError if it is not there."""
+    with open_file(uri) as stream:
+        return bytes(stream.read())
+
+
+@contextlib.contextmanager
+def open_file(uri: str) -> Iterator[Any]:
+    """The file, for reading in any order; raises StorageError if it is not there, or cannot be read to the end."""
     filesystem, path = locate(uri)
-
-    def read() -> bytes:
-        with filesystem.open_input_file(path) as stream:
-            return bytes(stream.read())
-
-    return _explained(uri, read)
-
-
-def open_file(uri: str) -> Any:
-    """The file, for reading in any order; raises StorageError if it is not there."""
-    filesystem, path = locate(uri)
-    return _explained(uri, lambda: filesystem.open_input_file(path))
+    if isinstance(filesystem, fs.LocalFileSystem):
+        filesystem = fs.LocalFileSystem(use_mmap=True)
+    with _explained(uri), filesystem.open_input_file(path) as stream:
+        yield stream
 
 
 def write_bytes(uri: str, content: bytes) -> None:
     """Write a file so that readers see either nothing or all of it."""
     filesystem, path = locate(uri)
-
-    def write() -> None:
+    with _explained(uri):
         if isinstance(filesystem, fs.LocalFileSystem):
             target = Path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -99,8 +97,6 @@ def write_bytes(uri: str, content: bytes) -> None:
             # S3 shows an object when its upload is complete.
             with filesystem.open_output_stream(path) as stream:
                 stream.write(content)
-
-    _explained(uri, write)
 
 
 def read_json(uri: str) -> Any:
@@ -120,7 +116,8 @@ def delete(uri: str) -> None:
     """Delete a file if it is there."""
     filesystem, path = locate(uri)
     if exists(uri):
-        _explained(uri, lambda: filesystem.delete_file(path))
+        with _explained(uri):
+            filesystem.delete_file(path)
 
 
 @functools.cache
@@ -135,10 +132,11 @@ def _s3() -> fs.FileSystem:
     return fs.S3FileSystem(**options)
 
 
-def _explained(uri: str, action: Callable[[], T]) -> T:
+@contextlib.contextmanager
+def _explained(uri: str) -> Iterator[None]:
     try:
-        return action()
+        yield
     except FileNotFoundError as error:
         raise StorageError(f"{uri} does not exist") from error
-    except OSError as error:
+    except (OSError, ArrowInvalid) as error:
         raise StorageError(f"{uri}: {error}") from error

@@ -14,7 +14,7 @@ def rows_of(pieces):
 
 @given(shard_sizes, st.integers(1, 6), seeds, seeds)
 def test_processes_take_equal_steps_and_share_no_row(sizes, processes, seed, epoch):
-    pieces = epochs.shuffled(epochs.head(sizes, sum(sizes)), seed, epoch)
+    pieces = epochs.shuffled(epochs.whole(sizes), seed, epoch)
     stretches = [rows_of(epochs.stretch(pieces, rank, processes)) for rank in range(processes)]
     assert {len(stretch) for stretch in stretches} == {sum(sizes) // processes}
     seen = [row for stretch in stretches for row in stretch]
@@ -24,7 +24,7 @@ def test_processes_take_equal_steps_and_share_no_row(sizes, processes, seed, epo
 
 @given(shard_sizes, st.integers(1, 6))
 def test_shares_leave_no_row_out(sizes, parts):
-    pieces = epochs.head(sizes, sum(sizes))
+    pieces = epochs.whole(sizes)
     seen = [row for part in range(parts) for row in rows_of(epochs.share(pieces, part, parts))]
     assert seen == rows_of(pieces)
 
@@ -39,7 +39,7 @@ def test_a_smaller_limit_is_a_prefix(sizes, one, other):
 
 @given(shard_sizes, st.integers(1, 64), st.data())
 def test_batches_are_even_small_enough_and_begin_anywhere(sizes, batch_size, data):
-    pieces = epochs.head(sizes, sum(sizes))
+    pieces = epochs.whole(sizes)
     plan = list(epochs.batches(pieces, batch_size))
     taken = [sum(which.stop - which.start for _, which in parts) for parts in plan]
     assert sum(taken) == sum(sizes)
@@ -56,7 +56,7 @@ def test_batches_are_even_small_enough_and_begin_anywhere(sizes, batch_size, dat
 def test_training_and_validation_are_stable_and_disjoint(sizes, fraction, validation, other):
     division = epochs.divide(sizes, fraction=fraction, validation=validation)
     training, kept_back = rows_of(division.training), rows_of(division.validation)
-    everything = rows_of(epochs.head(sizes, sum(sizes)))
+    everything = rows_of(epochs.whole(sizes))
     assert training
     assert len(training) + len(kept_back) == max(1, round(fraction * sum(sizes)))
     assert everything[: len(training)] == training

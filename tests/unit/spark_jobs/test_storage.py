@@ -2,6 +2,7 @@ import pytest
 
 from spark_jobs import storage
 from spark_jobs.exceptions import StorageError
+from spark_jobs.prepared import read_rows
 
 
 def test_files_are_written_listed_and_deleted(tmp_path):
@@ -23,7 +24,10 @@ def test_what_is_absent_is_named(tmp_path):
     with pytest.raises(StorageError, match=r"nothing\.json does not exist"):
         storage.read_bytes(f"file://{tmp_path}/nothing.json")
     with pytest.raises(StorageError, match=r"nothing\.parquet does not exist"):
-        storage.open_file(f"file://{tmp_path}/nothing.parquet")
+        read_rows(f"file://{tmp_path}/nothing.parquet")
+    (tmp_path / "half.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(StorageError, match=r"half\.parquet: .*Parquet"):
+        read_rows(f"file://{tmp_path}/half.parquet")
     with pytest.raises(StorageError, match="nowhere does not exist"):
         storage.list_files(f"file://{tmp_path}/nowhere")
     with pytest.raises(StorageError, match="only file:///"):
