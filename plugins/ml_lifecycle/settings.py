@@ -212,7 +212,9 @@ class Training(Section):
     gpu: bool = Field(default=False, description="train on GPUs; the job fails fast where there is none")
 
     @model_validator(mode="after")
-    def _stopping(self) -> Self:
+    def _fits_together(self) -> Self:
+        if self.precision == "float16" and not self.gpu:
+            raise ValueError("precision 'float16' needs gpu true: processors are no good at it; take 'auto'")
         if self.patience is not None and not self.validation:
             raise ValueError(
                 f"patience {self.patience} needs validation above 0: what decides when to stop must not be the hold-out"
