@@ -1,13 +1,14 @@
 """From loads and forecasts to numbers of replicas, under the safety rules of the HPA, for all scalers at once. Pure.
 
-    need    = max(load now, forecast peak if it is trusted)
-    wanted  = need / (capacity of a replica * target utilisation)
-    up      to wanted rounded up, at most by the pace of scaling up; without tolerance, since a forecast that is
-            right and ignored is a violation
-    down    if wanted < current * (1 - tolerance), on fresh and nearly complete data only, never below the highest
-            need of the stabilisation window, not within it after replicas were added, at most by the pace
+    need    = max(load now, forecast peak) / (capacity of a replica * target utilisation)
+    reserve = the same with the quantile that is missed half as often
+    up      if need > current, without tolerance, since a forecast that is right and ignored is a violation; then to
+            the reserve, so that the next small rise asks for nothing; at most by the pace of scaling up
+    down    if reserve < current * (1 - tolerance), on fresh and nearly complete data only, never below the highest
+            reserve of the stabilisation window, not within it after replicas were added, at most by the pace
     always  within [minReplicas, maxReplicas]
 
+A forecast that is not trusted is the load now with the margin that its own past asks for, so it counts as well.
 Missing, stale or NaN data never takes a replica away.
 """
 
@@ -144,8 +145,9 @@ class Observed:
     load: Floats
     recent_load: Floats
     coverage: Floats
-    peak: Floats  # of a forecast that is trusted
-    recent_peak: Floats
+    peak: Floats
+    reserve: Floats
+    recent_reserve: Floats
     ceiling: Counts  # NO_LIMIT where there is none
     scaled_up_at: Floats  # -inf where replicas were not added last
     period_up: Flags
@@ -154,16 +156,17 @@ class Observed:
 
     @classmethod
     def of(cls, specs: Sequence[ScalerSpec], observations: Sequence[Observation]) -> Observed:
-        """The observations as arrays; a forecast counts where it is trusted and the mode uses it."""
-        trusted = [_trusted(spec, seen.forecast) for spec, seen in zip(specs, observations, strict=True)]
+        """The observations as arrays; a forecast counts where the mode uses it."""
+        used = [_used(spec, seen.forecast) for spec, seen in zip(specs, observations, strict=True)]
         periods = [seen.period or Period(up=False, start=-math.inf, replicas=0) for seen in observations]
         return cls(
             replicas=_counts(seen.replicas for seen in observations),
             load=_floats(_or(seen.load, math.nan) for seen in observations),
             recent_load=_floats(_or(seen.recent_load, math.nan) for seen in observations),
             coverage=_floats(seen.coverage for seen in observations),
-            peak=_floats(math.nan if forecast is None else forecast.peak for forecast in trusted),
-            recent_peak=_floats(math.nan if forecast is None else forecast.recent_peak for forecast in trusted),
+            peak=_floats(math.nan if forecast is None else forecast.peak for forecast in used),
+            reserve=_floats(math.nan if forecast is None else forecast.reserve for forecast in used),
+            recent_reserve=_floats(math.nan if forecast is None else forecast.recent_reserve for forecast in used),
             ceiling=_counts(NO_LIMIT if seen.ceiling is None else max(seen.ceiling, 1) for seen in observations),
             scaled_up_at=_floats(_or(seen.scaled_up_at, -math.inf) for seen in observations),
             period_up=np.array([period.up for period in periods], dtype=np.bool_),
@@ -230,16 +233,17 @@ def _wanted(rules: Rules, seen: Observed, now: float) -> tuple[Counts, Counts]:
     """Replicas before any limit, and the cause's place."""
     current, scale = seen.replicas, rules.load_per_replica
     need = np.fmax(seen.load, seen.peak) / scale
-    asked, by_load = _replicas(need), _replicas(seen.load / scale)
-    remembered = np.fmax(need, np.fmax(seen.recent_load, seen.recent_peak) / scale)
+    reserve = np.fmax(need, seen.reserve / scale)
+    asked, by_load, target = _replicas(need), _replicas(seen.load / scale), _replicas(reserve)
+    remembered = np.fmax(reserve, np.fmax(seen.recent_load, seen.recent_reserve) / scale)
     stable = np.minimum(current, _replicas(remembered))
-    fewer = (need < current * (1 - rules.tolerance)) & (asked < current)
+    fewer = (reserve < current * (1 - rules.tolerance)) & (target < current)
     rules_in_order = [
         (rules.off, current, Cause.OFF),
         (current == 0, current, Cause.ZERO),
         (~np.isfinite(seen.load), current, Cause.NO_METRICS),
-        ((asked > current) & (by_load < asked), asked, Cause.FORECAST),
-        (asked > current, asked, Cause.LOAD),
+        ((asked > current) & (by_load < asked), target, Cause.FORECAST),
+        (asked > current, target, Cause.LOAD),
         (~fewer, current, Cause.STEADY),
         (now - seen.scaled_up_at < rules.window_seconds, current, Cause.STABILIZING),
         ((seen.coverage < LEAST_COVERAGE) | ~np.isfinite(seen.recent_load), current, Cause.FEW_METRICS),
@@ -333,8 +337,8 @@ def _sentence(spec: ScalerSpec, seen: Observation, peak: float, cause: Cause, no
     return carries
 
 
-def _trusted(spec: ScalerSpec, forecast: Forecast | None) -> Forecast | None:
-    if forecast is None or spec.mode == "reactiveOnly" or not forecast.trusted or not math.isfinite(forecast.peak):
+def _used(spec: ScalerSpec, forecast: Forecast | None) -> Forecast | None:
+    if forecast is None or spec.mode == "reactiveOnly" or not math.isfinite(forecast.peak):
         return None
     return forecast
 

@@ -65,9 +65,9 @@ def test_order_does_not_matter(batch: list[Loads], random: st.DrawFn) -> None:
 def test_a_trusted_forecast_is_a_sane_number(loads: Loads) -> None:
     answer = one(loads)
     if answer.trusted:
-        highest = np.nanmax(loads[-3:])
-        assert 0 <= answer.expected <= answer.peak <= answer.recent_peak + 1e-3
-        assert answer.peak <= (highest + SCALE) * math.exp(LONGEST_GROWTH)
+        assert 0 <= answer.expected <= answer.peak <= answer.reserve <= answer.recent_reserve
+        now, most = np.nanmax(loads[-3:]) + SCALE, np.nanmax(loads)
+        assert answer.peak <= max(now * math.exp(LONGEST_GROWTH), 1.01 * most + 1)
         assert answer.reason
 
 
@@ -89,7 +89,7 @@ def test_a_first_ramp_is_seen_before_the_load_fills_the_replica(rise: int, noise
 
 def test_after_the_ramp_the_forecast_comes_down_to_the_load() -> None:
     answer = one(seen(ramp(120, 50, 100))[-40:])
-    assert answer.peak < 110
+    assert answer.peak < 115
 
 
 def test_a_steady_load_is_not_forecast() -> None:

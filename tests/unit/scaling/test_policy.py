@@ -16,7 +16,7 @@ loads = st.floats(min_value=0, max_value=5000)
 
 
 def predicted(peak: float, *, trusted: bool = True, recent: float | None = None) -> Forecast:
-    return Forecast(peak, peak, peak if recent is None else recent, "trend", 0.3, trusted, "")
+    return Forecast(peak, peak, peak, peak if recent is None else recent, "trend", 0.3, trusted, "")
 
 
 def observed(replicas: int = 2, load: float | None = 60.0, **changes: object) -> Observation:
@@ -83,9 +83,16 @@ def test_the_forecast_adds_replicas_before_the_load_needs_them() -> None:
     assert decided.reason == "load 30, forecast 90; a replica is given 40"
 
 
-def test_an_untrusted_forecast_moves_nothing() -> None:
-    decided = plan(spec(), observed(replicas=1, load=30, forecast=predicted(90, trusted=False)), NOW)
-    assert (decided.desired, decided.predicted) == (1, None)
+def test_a_rise_is_answered_with_the_reserve() -> None:
+    """So that the next small rise asks for nothing."""
+    forecast = dataclasses.replace(predicted(90), reserve=130)
+    assert plan(spec(), observed(replicas=1, load=30, forecast=forecast), NOW).desired == 4
+    assert plan(spec(), observed(replicas=3, load=30, forecast=forecast), NOW).cause is Cause.STEADY
+
+
+def test_an_untrusted_forecast_is_the_margin_of_the_load() -> None:
+    decided = plan(spec(), observed(replicas=1, load=38, forecast=predicted(45, trusted=False)), NOW)
+    assert (decided.desired, decided.predicted) == (2, 2)
 
 
 def test_reactive_only_ignores_the_forecast() -> None:

@@ -1,0 +1,54 @@
+"""Quantiles of weighted residuals, for a batch of series at once. Pure; torch.
+
+Above `TAIL_STARTS` the residuals' excess is taken as exponential (peaks over threshold, Pickands 1975): a quantile of
+0.995 is then an estimate from the highest sixth of the residuals and not from the two or three highest.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+TAIL_STARTS = 0.85
+ENOUGH = 100  # residuals; below it: the normal quantile of their median size
+
+
+def upper_quantiles(residuals: Tensor, weight: Tensor, quantiles: Tensor) -> Tensor:
+    """[series, quantile] of `residuals` [series, origin]; `quantiles` [series, quantile]; 0 where no weight is."""
+    values, order = torch.where(weight > 0, residuals, -torch.inf).sort(dim=1, descending=True)
+    weight = weight.gather(1, order)
+    total = weight.sum(dim=1, keepdim=True).clamp(min=1e-9)
+    above = weight.cumsum(dim=1) / total  # share at or above each value
+
+    def empirical(quantile: Tensor) -> Tensor:
+        place = torch.searchsorted(above, (1 - quantile).contiguous()).clamp(max=values.shape[1] - 1)
+        return values.gather(1, place).nan_to_num(nan=0.0, neginf=0.0, posinf=0.0)
+
+    start = empirical(torch.full_like(quantiles[:, :1], TAIL_STARTS))
+    excess = (values - start).clamp(min=0) * (weight > 0)
+    share = (weight * (excess > 0)).sum(dim=1, keepdim=True)
+    mean = (weight * excess).sum(dim=1, keepdim=True) / share.clamp(min=1e-9)
+    ratio = (share / total) / (1 - quantiles)
+    tail = start + mean * torch.log(ratio.clamp(min=1.0))
+    found = torch.where(quantiles > TAIL_STARTS, tail, empirical(quantiles))
+    known = torch.where(weight > 0, residuals, torch.nan)
+    middle = known.nanmedian(dim=1, keepdim=True).values.nan_to_num(0.0)
+    spread = 1.4826 * median_size(residuals - middle, weight)
+    normal = middle + spread * torch.special.ndtri(quantiles)
+    return torch.where((weight > 0).sum(dim=1, keepdim=True) >= ENOUGH, found, normal)
+
+
+def median_size(residuals: Tensor, weight: Tensor) -> Tensor:
+    """[series, 1]: the median absolute residual where there is weight; 0 where there is none."""
+    size = torch.where(weight > 0, residuals.abs(), torch.nan)
+    return size.nanmedian(dim=1, keepdim=True).values.nan_to_num(0.0)
+
+
+def pinball(residuals: Tensor, margin: Tensor, quantile: Tensor, finished: Tensor) -> Tensor:
+    """The pinball loss (Koenker and Bassett 1978) of `margin`.
+
+    A forecast whose horizon has not passed can already be proven too low, so that a beginning rise counts at once.
+    """
+    error = residuals - margin
+    too_low = quantile * error.clamp(min=0)
+    return torch.where(finished, too_low + (1 - quantile) * (-error).clamp(min=0), too_low)

@@ -1,0 +1,64 @@
+"""How large a forecast's miss will be, relative to its other times: a ridge on the logarithm of past misses. Pure."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ml_lifecycle.scaling.quantiles import median_size
+from ml_lifecycle.scaling.ridge import fit
+from ml_lifecycle.scaling.windows import Windows
+
+SPANS = (8, 32, 256)  # steps over which the recent roughness is taken
+LEAST_SHARE = 0.1  # of the median miss; keeps the logarithm of a perfect forecast finite
+PENALTY = 10.0
+NARROWEST, WIDEST = math.exp(-3.0), math.exp(3.0)  # times the median miss
+
+
+def spread(windows: Windows, residuals: Tensor, weight: Tensor, *, horizon: int, day: int, overlap: float) -> Tensor:
+    """[series, point], never 0: the expected size of the residual at each point.
+
+    `residuals`, `weight` [series, origin]: of the past, 0 where unknown. It learns from roughness, slope and load of
+    the moment, and from the misses of the hour before and of the same hour yesterday.
+    """
+    usual = median_size(residuals, weight) + 1e-3
+    size = residuals.abs()
+    columns = [torch.ones_like(windows.at, dtype=torch.float32).expand(len(size), -1), *_roughness(windows)]
+    hour = max(1, 60 // windows.stride)
+    delay = math.ceil((horizon + 1) / windows.stride)
+    lags = [delay]
+    if day // windows.stride + hour < windows.origins:
+        lags.append(day // windows.stride - hour // 2)
+    clipped, known = size.clamp(max=20 * usual) * (weight > 0), (weight > 0).float()
+    columns += [_past_misses(clipped, known, usual, lag, hour, windows.last) for lag in lags]
+    features = torch.stack(columns, dim=-1)
+    total = weight.sum(dim=1).clamp(min=1e-6)[:, None, None]
+    mean = (features[:, : windows.origins] * weight.unsqueeze(-1)).sum(dim=1, keepdim=True) / total
+    features = torch.cat([features[..., :1], (features - mean)[..., 1:]], dim=-1)
+    target = torch.log(size / usual + LEAST_SHARE) * (weight > 0)
+    logarithm, _ = fit(features, target, weight, PENALTY * overlap)
+    return logarithm.exp().clamp(NARROWEST, WIDEST) * usual
+
+
+def _roughness(windows: Windows) -> list[Tensor]:
+    steps = (windows.level[:, 1:] - windows.level[:, :-1]).abs()
+    running = pad(steps.cumsum(dim=1), (2, 0))
+    usual = 0.2 * running[:, -1:] / max(1, windows.time - 1) + 1e-3
+    columns = [torch.log(windows.mean_of(running, span) + usual) for span in SPANS if span * 2 <= windows.time]
+    slope = (windows.mean(1) - windows.mean(16)).abs()
+    return [*columns, torch.log(slope + usual), windows.mean(8)]
+
+
+def _past_misses(size: Tensor, known: Tensor, usual: Tensor, lag: int, count: int, last: int) -> Tensor:
+    """[series, point]: mean size of `count` origins' misses, `lag` to `lag` + `count` origins before each."""
+    origins = size.shape[1]
+    at = torch.arange(origins, device=size.device)
+    high, low = (at - lag + 1).clamp(min=0), (at - lag + 1 - count).clamp(min=0)
+    sums = pad(size.cumsum(dim=1), (1, 0)), pad(known.cumsum(dim=1), (1, 0))
+    total, number = (running[:, high] - running[:, low] for running in sums)
+    mean = torch.where(number > 0, total / number.clamp(min=1), usual)
+    column = torch.log(mean + 0.3 * usual)
+    return torch.cat([column, column[:, -1:].expand(-1, last)], dim=1)

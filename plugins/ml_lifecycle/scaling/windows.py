@@ -1,0 +1,121 @@
+"""Log-load of a batch of series, looked at from a few origins: every so many steps back, and from the last steps.
+
+Pure; torch. An origin is a time from which a forecast is, or would have been, made.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool1d, pad
+
+OFFSET = 0.5  # replicas; keeps the logarithm of an idle service finite and its noise small
+MOST_ORIGINS = 600
+CARRIED_GAP = 2  # steps for which the value before it stands for a missing one
+
+
+def stride_of(time: int, day: int) -> int:
+    """Steps between origins, a divisor of the day."""
+    stride = max(1, math.ceil(time / MOST_ORIGINS))
+    while stride < day and day % stride:
+        stride += 1
+    return stride
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Log-loads relative to each series' mean, and their running sums."""
+
+    level: Tensor  # [series, time], gaps filled with the value before
+    seen: Tensor  # [series, time], -inf in gaps
+    running: Tensor  # [series, time + 1]
+    center: Tensor  # [series, 1]
+    first: Tensor  # [series, 1]: step of the first sample
+    fresh: Tensor  # [series]: whether there is a sample now
+    stride: int
+    last: int  # the last steps from which we also look
+
+    @classmethod
+    def of(cls, loads: Tensor, scale: Tensor, stride: int, last: int) -> Windows:
+        """`loads` [series, time] with NaN in gaps, `scale` [series, 1] the load of one replica."""
+        raw = torch.log(loads / scale + OFFSET)
+        present = raw.isfinite()
+        time = loads.shape[1]
+        first = present.to(torch.uint8).argmax(dim=1, keepdim=True)
+        level = raw
+        if not bool(present.all()):
+            steps = torch.arange(time, device=loads.device)
+            before = torch.where(present, steps, 0).cummax(dim=1).values
+            level = raw.gather(1, torch.maximum(before, first)).nan_to_num(0.0)
+        center = level.mean(dim=1, keepdim=True)
+        level = level - center
+        return cls(
+            level=level,
+            seen=torch.where(present, raw - center, -torch.inf),
+            running=pad(level.cumsum(dim=1, dtype=torch.float64), (1, 0)).float(),
+            center=center,
+            first=first,
+            fresh=present[:, -1 - CARRIED_GAP :].any(dim=1),
+            stride=stride,
+            last=min(last, time),
+        )
+
+    @property
+    def time(self) -> int:
+        """Steps."""
+        return self.level.shape[1]
+
+    @property
+    def origins(self) -> int:
+        """Origins on the grid; the last of them is now."""
+        return max(1, self.time // self.stride)
+
+    @property
+    def at(self) -> Tensor:
+        """[point] steps of the origins and then of the last steps."""
+        now = self.time - 1
+        grid = torch.arange(now - self.stride * (self.origins - 1), now + 1, self.stride)
+        return torch.cat([grid, torch.arange(now - self.last + 1, now + 1)]).to(self.level.device)
+
+    def look(self, values: Tensor, offset: int) -> Tensor:
+        """[series, point]: `values`, whose last is now, so many steps after each point (`offset` <= 0).
+
+        Where that is before all values, the first of them.
+        """
+        end = values.shape[1] + offset
+        begin = end - 1 - self.stride * (self.origins - 1)
+        lacking = min(self.origins, max(0, math.ceil(-begin / self.stride)))
+        first = values[:, :1]
+        grid = values[:, begin + lacking * self.stride : max(0, end) : self.stride]
+        near = values[:, max(0, end - self.last) : max(0, end)]
+        return torch.cat([first.expand(-1, lacking), grid, first.expand(-1, self.last - near.shape[1]), near], dim=1)
+
+    def mean(self, steps: int, offset: int = 0) -> Tensor:
+        """[series, point]: the mean level of the `steps` that end `offset` after each point, as far as there are."""
+        return self.mean_of(self.running, steps, offset)
+
+    def mean_of(self, running: Tensor, steps: int, offset: int = 0) -> Tensor:
+        """The same of another running sum, [series, time + 1]."""
+        high = (self.at + 1 + offset).clamp(min=0)
+        low = (self.at + 1 + offset - steps).clamp(min=0)
+        total = self.look(running, offset) - self.look(running, offset - steps)
+        return total / (high - low).clamp(min=1)
+
+    def highest_ahead(self, horizon: int) -> tuple[Tensor, Tensor]:
+        """[series, origin]: the highest level of the next `horizon` steps, and whether they have all passed.
+
+        Of what is missing nothing is known: then it is the highest of the others, and -inf where there are none.
+        """
+        ahead = pad(self.seen[:, 1:], (0, horizon), value=-torch.inf).flip(1)
+        highest = max_pool1d(ahead.unsqueeze(1), horizon, stride=self.stride).squeeze(1)[:, : self.origins].flip(1)
+        origins = self.at[: self.origins]
+        passed = (origins + horizon < self.time) & (origins >= self.first) & highest.isfinite()
+        return highest, passed
+
+    def weight(self, half_life: Tensor) -> Tensor:
+        """[series, origin]: 1 for now, half of it one half-life [series, 1] ago."""
+        age = (self.time - 1 - self.at[: self.origins]).float()
+        return torch.exp2(-age / half_life)
