@@ -9,7 +9,7 @@ REQUIREMENTS := requirements.txt spark_jobs/requirements.txt serving/requirement
 REAL := KUBECONFIG MLFLOW_TRACKING_URI PROMETHEUS_URL DATA_LAKE YC_SERVICE_ACCOUNT_KEY INGRESS SERVICE_HOST SETTINGS
 $(foreach name,$(REAL),$(if $(filter command,$(firstword $(origin $(name)))),$(eval export ML_LIFECYCLE_REAL_$(name) := $($(name)))))
 
-.PHONY: help demo demo-bad-canary up down status dataset test test-unit test-contract lint format bundle environment lock docs clean
+.PHONY: help demo demo-bad-canary up down status dataset test test-unit test-contract lint format bundle environment lock docs clean bench-loader bench-train bench-canary bench-scaling bench-scaling-tick
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -41,6 +41,21 @@ test-unit: .venv/installed ## the fast, pure tests
 
 test-contract: .venv/installed ## the API contract, against a real API server: KUBECONFIG=… or KUBEBUILDER_ASSETS=…
 	@$(if $(ML_LIFECYCLE_REAL_KUBECONFIG),ML_LIFECYCLE_CONTRACT_KUBECONFIG="$(KUBECONFIG)") $(if $(KUBEBUILDER_ASSETS),KUBEBUILDER_ASSETS="$(KUBEBUILDER_ASSETS)") $(RUN) -m pytest tests/contract
+
+bench-loader: .venv/installed ## images a second of ingest and loader, beside the ImageFolder way
+	@$(RUN) -m tests.benchmarks.loader $(ARGS)
+
+bench-train: .venv/installed ## images a second of the training, beside a plain torch loop
+	@$(RUN) -m tests.benchmarks.train $(ARGS)
+
+bench-canary: .venv/installed ## how often the canary's verdict is wrong, and how long it takes, beside its peers
+	@$(RUN) -m tests.benchmarks.canary $(ARGS)
+
+bench-scaling: .venv/installed ## the scaler on replayed load, beside its rivals; TRACES=folder of CSV files
+	@$(RUN) -m tests.benchmarks.scaling $(if $(TRACES),--traces "$(TRACES)") $(ARGS)
+
+bench-scaling-tick: .venv/installed ## seconds and memory of one decision for up to 10,000 scalers
+	@$(RUN) -m tests.benchmarks.scaling_tick $(ARGS)
 
 lint: .venv/installed ## formatting, lint, types, layers
 	@$(RUN) -m ruff format --check .
