@@ -49,6 +49,12 @@ class Tokens:
             self._expiry[token] = time.time() + TOKEN_SECONDS
         return token
 
+    @property
+    def issued(self) -> list[str]:
+        """All of them, for tests that look for leaks."""
+        with self._lock:
+            return list(self._expiry)
+
     def valid(self, authorization: str) -> bool:
         """Whether a header `Bearer <token>` carries a token of ours."""
         with self._lock:

@@ -106,6 +106,11 @@ class YandexStandIn:
         """Every call so far, as `ClusterService.Create`."""
         return list(self._services.calls)
 
+    @property
+    def issued_tokens(self) -> list[str]:
+        """Every IAM token so far: no log may hold one."""
+        return self._services.tokens.issued
+
     def connection(self) -> str:
         """JSON of the Airflow connection `yandexcloud_default`; the key stays in its file."""
         extra = {

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +25,19 @@ CLUSTER = {"subnet_id": "subnet", "folder_id": "laptop", "service_account_id": "
 SMALL = {"epochs": 1, "fraction": 0.5, "batch_size": 32, "width": 8, "processes": 1}
 
 
+LOCKBOX = {
+    "MLFLOW_TRACKING_USERNAME": "trainer",
+    "MLFLOW_TRACKING_PASSWORD": "found-mlflow-password-of-lockbox",
+    "AWS_ACCESS_KEY_ID": "trainer",
+    "AWS_SECRET_ACCESS_KEY": "found-storage-key-of-lockbox",
+}
+
+
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[YandexStandIn]:
-    with YandexStandIn(tmp_path_factory.mktemp("yandex"), creation_seconds=0.5, deletion_seconds=0.2) as stand_in:
+    folder = tmp_path_factory.mktemp("yandex")
+    secrets = {CLUSTER["secret_id"]: LOCKBOX}
+    with YandexStandIn(folder, creation_seconds=0.5, deletion_seconds=0.2, secrets=secrets) as stand_in:
         yield stand_in
 
 
@@ -49,6 +62,39 @@ def lake(
     cloud.faults.clear()
 
 
+@pytest.fixture
+def secrets(cloud: YandexStandIn, lake: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Connections and Lockbox carry secrets that are recognised wherever they turn up: these."""
+
+    def change(connection: str, **changes: Any) -> None:
+        variable = f"AIRFLOW_CONN_{connection}"
+        document = json.loads(os.environ.get(variable, '{"conn_type": "aws"}'))
+        monkeypatch.setenv(variable, json.dumps({**document, **changes}))
+
+    yandex = json.loads(cloud.connection())["extra"]
+    key = Path(yandex.pop("service_account_json_path")).read_text()
+    change("YANDEXCLOUD_DEFAULT", extra={**yandex, "service_account_json": key})
+    change("MLFLOW_DEFAULT", login="airflow", password="mlflow-password-of-the-connection")
+    change("AWS_DEFAULT", login="airflow", password="storage-key-of-the-connection")
+    line_of_key = json.loads(key)["private_key"].splitlines()[3]
+    in_connections = ["mlflow-password-of-the-connection", "storage-key-of-the-connection", line_of_key]
+    return [*in_connections, LOCKBOX["MLFLOW_TRACKING_PASSWORD"], LOCKBOX["AWS_SECRET_ACCESS_KEY"]]
+
+
+def files_with(secrets: Iterable[str], *folders: Path) -> dict[str, list[str]]:
+    """Names of the files that hold a secret, as it is or within something in base64, and which secrets."""
+    wanted = {
+        secret: [secret.encode(), *(base64.b64encode(b"." * shift + secret.encode())[4:-4] for shift in range(3))]
+        for secret in secrets
+    }
+    found: dict[str, list[str]] = {}
+    for file in (file for folder in folders for file in folder.rglob("*") if file.is_file()):
+        content = file.read_bytes()
+        if held := [secret for secret, forms in wanted.items() if any(form in content for form in forms)]:
+            found[file.name] = held
+    return found
+
+
 @pytest.fixture(autouse=True)
 def no_pause_before_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
@@ -69,8 +115,17 @@ def candidate_events() -> list[dict[str, Any]]:
         return [event.extra for event in events if event.asset.name == "candidate_model"]
 
 
-def test_a_training_ends_in_a_challenger_and_without_a_cluster(
-    cloud: YandexStandIn, lake: Path, tracking_connection: str, run_dag: Any, states: Any, xcom: Any
+def test_a_training_ends_in_a_challenger_without_a_cluster_and_leaves_no_secret(
+    cloud: YandexStandIn,
+    lake: Path,
+    tracking_connection: str,
+    secrets: list[str],
+    airflow_home: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    run_dag: Any,
+    states: Any,
+    xcom: Any,
+    request: pytest.FixtureRequest,
 ) -> None:
     write_digits(lake / "datasets" / "digits")
     run = run_dag("train_model.py", "train_model", {"model": "trained", "dataset": "digits", **SMALL})
@@ -99,6 +154,18 @@ def test_a_training_ends_in_a_challenger_and_without_a_cluster(
     assert mlflow_run.data.tags["cost.estimate"] == "3600.00"
     assert mlflow_run.data.tags["cost.currency"] == deleted["currency"] == "RUB"
     assert mlflow_run.data.metrics["cost"] == pytest.approx(2 * deleted["lived_seconds"], rel=0.01)
+
+    # Airflow's database and logs, MLflow's, the lake, the drivers' logs: all that the run wrote, and what it said.
+    logged = request.config.pluginmanager.get_plugin("capturemanager").read_global_capture()
+    said = "".join(logged) + json.dumps(cloud.history())
+    assert re.search(r"ingest-\w+ \| ", said), "the driver speaks in the task log"
+    secrets += cloud.issued_tokens
+    assert [secret for secret in secrets if secret in said] == []
+    left = files_with([*secrets, run.run_id], tmp_path_factory.getbasetemp(), airflow_home)
+    assert {"airflow.db", "mlflow.db"} <= {name for name, held in left.items() if run.run_id in held}
+    assert {name: held for name, held in left.items() if set(held) & set(secrets)} == {
+        "service_account.json": [secrets[2]]
+    }
 
 
 def test_a_cluster_that_fails_is_deleted_and_the_run_marked(
