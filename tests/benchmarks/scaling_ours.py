@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from ml_lifecycle.scaling.forecast import PERSISTENCE, peaks, used_length, with_
 from ml_lifecycle.scaling.history import FRESH_STEPS
 from ml_lifecycle.scaling.policy import NO_LIMIT, Observed, Rules, decide
 from ml_lifecycle.scaling.resource import parse_spec
+from ml_lifecycle.scaling.windows import stride_of
 from tests.benchmarks.scaling_replay import Counts, Course, Floats
 from tests.benchmarks.scaling_traces import TICK_SECONDS
 
@@ -72,6 +73,7 @@ def ours(on: Course, lead: int, quantiles: tuple[float, ...] = QUANTILES) -> Run
             lookback=torch.full((len(batch),), steps),
             horizon=specs[0].horizon_steps(TICK_SECONDS),
             step_seconds=specs[0].step_seconds,
+            tick=int(ticks[0]),
         )
         said.peak[ticks] = found.peak[:, :lanes].numpy()
         said.reserve[ticks] = found.peak[:, lanes:].numpy()
@@ -81,16 +83,18 @@ def ours(on: Course, lead: int, quantiles: tuple[float, ...] = QUANTILES) -> Run
     return Run(_replay(on, Rules.of(specs), said, begin, steps), said.peak, share)
 
 
-def _batches(seen: Floats, begin: int, points: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """The histories of successive ticks, those of one length together, as the product groups its scalers."""
+def _batches(seen: Floats, begin: int, points: int) -> Iterator[tuple[Counts, NDArray[np.float32]]]:
+    """The histories of successive ticks, those of one length and phase together: a pass knows only one tick."""
     padded = np.concatenate([np.full(points, np.nan), seen]).astype(np.float32)
     windows = np.lib.stride_tricks.sliding_window_view(padded, points)  # [t] ends at t - 1
-    lengths = [used_length(windows[tick]) for tick in range(begin, len(seen))]
-    for length, group in itertools.groupby(range(begin, len(seen)), key=lambda tick: lengths[tick - begin]):
-        ticks = list(group)
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for tick in range(begin, len(seen)):
+        length = used_length(windows[tick])
+        groups[length, tick % stride_of(length)].append(tick)
+    for (length, _), ticks in groups.items():
         for start in range(0, len(ticks), TICKS_PER_BATCH):
-            chunk = slice(ticks[start], ticks[min(start + TICKS_PER_BATCH, len(ticks)) - 1] + 1)
-            yield chunk, windows[chunk, points - length :].copy()
+            chunk = np.array(ticks[start : start + TICKS_PER_BATCH])
+            yield chunk, windows[chunk, points - length :]
 
 
 def _replay(on: Course, rules: Rules, said: Said, begin: int, steps: int) -> Counts:

@@ -15,6 +15,7 @@ from ml_lifecycle.scaling.windows import Windows
 
 SPANS = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # steps; the recent shape is the differences of their means
 DAYS = 4  # so many days before today make the usual day
+HOURS = 4  # so many before this one make the usual hour
 HARMONICS = 2
 LEAST_BEFORE = 64  # steps that a season's history must exceed it by
 SIGNIFICANT_SLOPE = 2.0  # standard errors
@@ -45,7 +46,18 @@ def season_features(windows: Windows, horizon: int, day: int) -> tuple[list[Tens
         # Days before the first sample count as no growth; the ridge's coefficient makes up for it.
         columns += [torch.stack([found[part] for found in there]).mean(dim=0) for part in range(3)]
     week = _same_window(windows, 7 * day, horizon, now)
-    return [*columns, *(week or ())], growth
+    return [*columns, *(week or ()), *_hour_features(windows, horizon, day // 24)], growth
+
+
+def _hour_features(windows: Windows, horizon: int, hour: int) -> list[Tensor]:
+    """Growth at the same minute of the hours before, for what is started by a clock."""
+    if hour <= horizon or windows.time <= HOURS * hour + LEAST_BEFORE:
+        return []
+    growth = [
+        windows.mean(horizon, horizon - number * hour) - windows.mean(SPANS[1], -number * hour)
+        for number in range(1, HOURS + 1)
+    ]
+    return [growth[0], torch.stack(growth).mean(dim=0)]
 
 
 def _same_window(windows: Windows, lag: int, horizon: int, now: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -53,6 +53,7 @@ PENALTY = 3.0  # of the ridge, in samples
 SPIKE = 4.0  # median sizes beyond which a growth is cut off before the ridge sees it
 SKILL = 0.02  # share of persistence's loss that a model must save
 BENEFIT_OF_DOUBT = 0.05  # of its loss, to the trend while the load rises beyond its noise
+SHARPNESS = 30.0  # of the choice between models, by their relative loss
 YOUNG = 0.1  # share of a history that may lack at its begin
 SHORT, GROWS = 64, 1.1  # shorter histories are used as they are, longer ones of young services at lengths so far apart
 CELLS_PER_CHUNK = 2_000_000  # bounds the memory: cells of (series x time)
@@ -68,6 +69,7 @@ class Question:
     quantile: float
     lookback: int = 1  # steps over which `recent_reserve` looks back
     step_seconds: float = 60.0
+    at: float = 0.0  # Unix seconds of now; what was learnt a tick ago is then learnt from the same past
 
 
 @dataclass(frozen=True)
@@ -99,15 +101,17 @@ class Peaks:
 
 def forecast(questions: Sequence[Question], *, device: str = "cpu") -> list[Forecast]:
     """One answer for each question, in order; a question's answer does not depend on its company."""
-    groups: dict[tuple[int, float, int], list[int]] = defaultdict(list)
+    groups: dict[tuple[int, float, int, int], list[int]] = defaultdict(list)
     for index, question in enumerate(questions):
-        groups[question.horizon, question.step_seconds, used_length(question.loads)].append(index)
+        tick = round(question.at / question.step_seconds)
+        groups[question.horizon, question.step_seconds, used_length(question.loads), tick].append(index)
     answers: dict[int, Forecast] = {}
-    for (horizon, step, length), members in groups.items():
+    for (horizon, step, length, tick), members in groups.items():
         size = max(1, CELLS_PER_CHUNK // length)
         for start in range(0, len(members), size):
             chunk = members[start : start + size]
-            found = _answers([questions[index] for index in chunk], length, horizon, step, torch.device(device))
+            batch = [questions[index] for index in chunk]
+            found = _answers(batch, length, horizon, step, tick, torch.device(device))
             answers.update(zip(chunk, found, strict=True))
     return [answers[index] for index in range(len(questions))]
 
@@ -129,7 +133,7 @@ def used_length(loads: NDArray[np.floating[Any]]) -> int:
 
 
 def _answers(
-    questions: Sequence[Question], length: int, horizon: int, step_seconds: float, device: torch.device
+    questions: Sequence[Question], length: int, horizon: int, step_seconds: float, tick: int, device: torch.device
 ) -> list[Forecast]:
     loads = np.full((len(questions), length), np.nan, dtype=np.float32)
     for index, question in enumerate(questions):
@@ -143,6 +147,7 @@ def _answers(
         lookback=torch.tensor([question.lookback for question in questions], device=device),
         horizon=horizon,
         step_seconds=step_seconds,
+        tick=tick,
     )
     columns = (found.expected, found.peak, found.model, found.skill, found.rising)
     first = [column[:, 0].tolist() for column in columns]
@@ -187,11 +192,22 @@ def with_reserve(quantiles: Tensor) -> Tensor:
 
 
 def peaks(
-    loads: Tensor, *, scale: Tensor, quantiles: Tensor, lookback: Tensor, horizon: int, step_seconds: float
+    loads: Tensor,
+    *,
+    scale: Tensor,
+    quantiles: Tensor,
+    lookback: Tensor,
+    horizon: int,
+    step_seconds: float,
+    tick: int = 0,
 ) -> Peaks:
-    """The batch's answers: `loads` [series, time] with NaN in gaps, `scale` [series, 1], `quantiles` [series, k]."""
+    """The batch's answers: `loads` [series, time] with NaN in gaps, `scale` [series, 1], `quantiles` [series, k].
+
+    `tick` numbers the steps, so that successive passes look from the same origins.
+    """
     day = round(DAY_SECONDS / step_seconds)
-    windows = Windows.of(loads, scale, stride_of(loads.shape[1], day), int(lookback.max()))
+    stride = stride_of(loads.shape[1])
+    windows = Windows.of(loads, scale, stride, tick % stride, int(lookback.max()))
     origins = windows.origins
     overlap = max(1.0, horizon / windows.stride)
 
@@ -236,9 +252,14 @@ def peaks(
     enough = (finished >= _origins_needed(horizon))[:, None]
     best = torch.where(enough & (skill >= SKILL), best, PERSISTENCE)
 
-    row = torch.arange(len(loads), device=loads.device).unsqueeze(1)
-    chosen = predicted[best, row][..., origins:]  # [series, k, last]
-    above = margin.gather(0, best.unsqueeze(0)).squeeze(0).unsqueeze(-1) * size[:, None, origins:]
+    # Models that do about as well speak together, so that a tie that turns moves no replicas.
+    say = torch.exp(-SHARPNESS * (loss / lowest.clamp(min=1e-9) - 1))
+    alone = torch.zeros_like(say).scatter(0, best.unsqueeze(0), 1.0)
+    say = torch.where(
+        (best == PERSISTENCE) | (rising & (best == TREND)), alone, say / say.sum(dim=0)
+    )  # [model, series, k]
+    chosen = torch.einsum("msk,msl->skl", say, predicted[..., origins:])
+    above = (say * margin).sum(dim=0).unsqueeze(-1) * size[:, None, origins:]
     near = (base[:, origins:] + windows.center).unsqueeze(1)
     # No more than threefold, unless the history has seen as much.
     ceiling = torch.maximum(base[:, origins:] + LONGEST_GROWTH, windows.seen.amax(dim=1, keepdim=True)) + windows.center

@@ -165,7 +165,7 @@ class _Pass:
         for scaler in scalers:
             if scaler.spec is not None and scaler.spec.mode in {"auto", "dryRun"} and scaler.key in histories:
                 keys.append(scaler.key)
-                questions.append(_question(scaler.spec, histories[scaler.key], self._options.tick_seconds))
+                questions.append(_question(scaler.spec, histories[scaler.key], self._options.tick_seconds, self._now))
         if not questions:
             return {}
         return dict(zip(keys, await asyncio.to_thread(forecast, questions), strict=True))
@@ -279,7 +279,7 @@ class _Pass:
         return found
 
 
-def _question(spec: ScalerSpec, history: History, tick_seconds: float) -> Question:
+def _question(spec: ScalerSpec, history: History, tick_seconds: float, now: datetime) -> Question:
     return Question(
         loads=history.loads,
         scale=spec.load_per_replica,
@@ -287,4 +287,5 @@ def _question(spec: ScalerSpec, history: History, tick_seconds: float) -> Questi
         quantile=spec.quantile,
         lookback=spec.stabilization_steps,
         step_seconds=spec.step_seconds,
+        at=now.timestamp(),
     )

@@ -13,15 +13,15 @@ from torch import Tensor
 from torch.nn.functional import max_pool1d, pad
 
 OFFSET = 0.5  # replicas; keeps the logarithm of an idle service finite and its noise small
-MOST_ORIGINS = 600
+USUAL_ORIGINS = 550
 CARRIED_GAP = 2  # steps for which the value before it stands for a missing one
 
 
-def stride_of(time: int, day: int) -> int:
-    """Steps between origins, a divisor of the day."""
-    stride = max(1, math.ceil(time / MOST_ORIGINS))
-    while stride < day and day % stride:
-        stride += 1
+def stride_of(time: int) -> int:
+    """Steps between origins; coprime to 60, so that they see every minute of the hour and not always the same."""
+    stride = max(1, time // USUAL_ORIGINS)
+    while math.gcd(stride, 60) > 1:
+        stride -= 1
     return stride
 
 
@@ -36,10 +36,11 @@ class Windows:
     first: Tensor  # [series, 1]: step of the first sample
     fresh: Tensor  # [series]: whether there is a sample now
     stride: int
+    phase: int  # steps since the newest origin of the grid
     last: int  # the last steps from which we also look
 
     @classmethod
-    def of(cls, loads: Tensor, scale: Tensor, stride: int, last: int) -> Windows:
+    def of(cls, loads: Tensor, scale: Tensor, stride: int, phase: int, last: int) -> Windows:
         """`loads` [series, time] with NaN in gaps, `scale` [series, 1] the load of one replica."""
         raw = torch.log(loads / scale + OFFSET)
         present = raw.isfinite()
@@ -60,6 +61,7 @@ class Windows:
             first=first,
             fresh=present[:, -1 - CARRIED_GAP :].any(dim=1),
             stride=stride,
+            phase=min(phase, time - 1),
             last=min(last, time),
         )
 
@@ -70,14 +72,15 @@ class Windows:
 
     @property
     def origins(self) -> int:
-        """Origins on the grid; the last of them is now."""
-        return max(1, self.time // self.stride)
+        """Origins on the grid."""
+        return max(1, (self.time - self.phase) // self.stride)
 
     @property
     def at(self) -> Tensor:
         """[point] steps of the origins and then of the last steps."""
         now = self.time - 1
-        grid = torch.arange(now - self.stride * (self.origins - 1), now + 1, self.stride)
+        newest = now - self.phase
+        grid = torch.arange(newest - self.stride * (self.origins - 1), newest + 1, self.stride)
         return torch.cat([grid, torch.arange(now - self.last + 1, now + 1)]).to(self.level.device)
 
     def look(self, values: Tensor, offset: int) -> Tensor:
@@ -86,10 +89,11 @@ class Windows:
         Where that is before all values, the first of them.
         """
         end = values.shape[1] + offset
-        begin = end - 1 - self.stride * (self.origins - 1)
+        newest = end - self.phase
+        begin = newest - 1 - self.stride * (self.origins - 1)
         lacking = min(self.origins, max(0, math.ceil(-begin / self.stride)))
         first = values[:, :1]
-        grid = values[:, begin + lacking * self.stride : max(0, end) : self.stride]
+        grid = values[:, begin + lacking * self.stride : max(0, newest) : self.stride]
         near = values[:, max(0, end - self.last) : max(0, end)]
         return torch.cat([first.expand(-1, lacking), grid, first.expand(-1, self.last - near.shape[1]), near], dim=1)
 
@@ -109,7 +113,7 @@ class Windows:
 
         Of what is missing nothing is known: then it is the highest of the others, and -inf where there are none.
         """
-        ahead = pad(self.seen[:, 1:], (0, horizon), value=-torch.inf).flip(1)
+        ahead = pad(self.seen[:, 1:], (0, horizon), value=-torch.inf).flip(1)[:, self.phase :]
         highest = max_pool1d(ahead.unsqueeze(1), horizon, stride=self.stride).squeeze(1)[:, : self.origins].flip(1)
         origins = self.at[: self.origins]
         passed = (origins + horizon < self.time) & (origins >= self.first) & highest.isfinite()
