@@ -28,9 +28,9 @@ from spark_jobs.specification import IngestSpecification
 from spark_jobs.splits import HOLDOUT, TRAIN, content_digest, listing_digest, rows_of_shard
 
 SESSION = {
-    # A folder of small files in a few tasks rather than in hundreds.
+    # A folder of small files in a few tasks rather than in hundreds; large ones in so many that cores end together.
     "spark.sql.files.openCostInBytes": str(64 * 1024),
-    "spark.sql.files.maxPartitionBytes": str(64 * 1024 * 1024),
+    "spark.sql.files.maxPartitionBytes": str(16 * 1024 * 1024),
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     # Large photographs travel in small batches: a batch lies in memory whole.
     "spark.sql.execution.arrow.maxRecordsPerBatch": "64",

@@ -46,6 +46,7 @@ class Picture:
 
 PICTURES = (Picture(500, 375, 1, 2.0), Picture(1600, 1200, 4, 10.0))
 FILES_AIM = 0.9
+MIN_BATCHES = 6
 
 
 def main() -> None:
@@ -125,8 +126,9 @@ class Measured:
 
 
 def _length(variant: Variant, workers: int, seconds: float) -> int:
-    """How many images take about `seconds`; the trial also warms the variant up."""
-    return max(2, round(_measure(variant, 2 * BATCH, workers).rate * seconds / BATCH)) * BATCH
+    """How many images take about `seconds`, in so many batches that workers end together; the trial warms up, too."""
+    rate = _measure(variant, 2 * BATCH, workers).rate
+    return max(MIN_BATCHES, 2 * round(rate * seconds / BATCH / 2)) * BATCH
 
 
 def _measure(variant: Variant, rows: int, workers: int) -> Measured:

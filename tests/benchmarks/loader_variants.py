@@ -18,7 +18,7 @@ from spark_jobs.prepared import Shard, write_shard
 from spark_jobs.splits import rows_of_shard
 
 SIZE = 224
-BATCH = 32
+BATCH = 16
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PREPROCESSING = Preprocessing(SIZE, 3, MEAN, STD)
 Variant = Callable[[int, int], None]
