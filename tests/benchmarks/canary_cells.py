@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 
 from ml_lifecycle.canary.comparison import compare
+from ml_lifecycle.canary.dispersion import Looks
 from ml_lifecycle.canary.verdict import Limits, catastrophes
 from tests.benchmarks.canary_oracle import first, looks_to_roll_back, looks_to_verdict
 from tests.benchmarks.canary_peers import PEERS
@@ -47,7 +48,8 @@ def settings(*, full: bool) -> list[Setting]:
         return [Setting(rate, base, spread, incident) for rate, base, spread, incident in every]
     base = Setting()
     grid = [Setting(rate, error) for rate in RATES for error in BASES]
-    return [*grid, replace(base, incident=True), replace(base, spread=0.5), replace(base, spread=1.0)]
+    varied = ({"incident": True}, {"spread": 0.5}, {"spread": 1.0}, {"history": 0})
+    return [*grid, *(replace(base, **factor) for factor in varied)]
 
 
 def relative_limits() -> Limits:
@@ -96,9 +98,12 @@ def _chunk(cell: Cell, rollouts: int, seed: int, limits: Limits, *, peers: bool)
 
 def verdicts(streams: Streams, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
     """Whether the product's verdict is to roll back, or to promote, after each look."""
-    errors = compare(*streams.counts, limits.errors)
-    roll_back = errors.roll_back | catastrophes(*streams.counts)
-    return roll_back, errors.promote & ~roll_back
+    nothing = np.zeros_like(streams.history_n)
+    before = (nothing, nothing, streams.history_n, streams.history_e)
+    looks = Looks(*(np.concatenate(pair, axis=1) for pair in zip(before, streams.counts, strict=True)))
+    errors = compare(looks, limits.errors)
+    roll_back = errors.roll_back | catastrophes(looks, limits.guardrail_alpha)
+    return roll_back[:, -LOOKS:], (errors.promote & ~roll_back)[:, -LOOKS:]
 
 
 def _until(values: np.ndarray, looks: np.ndarray) -> np.ndarray:

@@ -22,13 +22,14 @@ class Setting:
     """The world of a rollout: requests a minute, base error rate, and how that rate varies.
 
     `spread` is the coefficient of variation of each side's own rate from minute to minute; `incident`: both sides
-    err four times as often for eight minutes.
+    err four times as often for eight minutes; `history`: minutes of the stable side alone, before the canary.
     """
 
     rate: int = 1200
     base: float = 0.005
     spread: float = 0.0
     incident: bool = False
+    history: int = 60
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Streams:
     canary_e: np.ndarray
     stable_n: np.ndarray
     stable_e: np.ndarray
+    history_n: np.ndarray
+    history_e: np.ndarray
     true_base: np.ndarray
     canary_latency: np.ndarray | None = None
     stable_latency: np.ndarray | None = None
@@ -80,13 +83,18 @@ def simulate(cell: Cell, rollouts: int, seed: int) -> Streams:
     for side, n, rate in (("canary", canary_n, cell.canary_base), ("stable", stable_n, setting.base)):
         own = rng.gamma(1 / setting.spread**2, setting.spread**2, shape) if setting.spread else 1.0
         bad[side] = rng.binomial(n, np.minimum(1.0, rate * level * own))
+    before = (rollouts, setting.history)
+    history_n = rng.poisson(setting.rate, before)
+    own = rng.gamma(1 / setting.spread**2, setting.spread**2, before) if setting.spread else 1.0
+    history_e = rng.binomial(history_n, np.minimum(1.0, setting.base * np.broadcast_to(own, before)))
     latency = {}
     if cell.shift is not None:
         latency = {
             "canary_latency": _histograms(rng, canary_n, 1 + cell.shift),
             "stable_latency": _histograms(rng, stable_n, 1.0),
         }
-    numbers = [each.astype(np.float64) for each in (canary_n, bad["canary"], stable_n, bad["stable"])]
+    counts = (canary_n, bad["canary"], stable_n, bad["stable"], history_n, history_e)
+    numbers = [each.astype(np.float64) for each in counts]
     return Streams(*numbers, true_base=setting.base * level, **latency)
 
 

@@ -93,7 +93,8 @@ def named_table(title: str, rows: list[tuple[str, Measured]]) -> Table:
 def _setting(setting: Setting) -> str:
     text = f"{setting.rate:,} at {setting.base:.1%}"
     text += f", CV {setting.spread:g}" if setting.spread else ""
-    return text + (", incident" if setting.incident else "")
+    text += ", incident" if setting.incident else ""
+    return text + ("" if setting.history else ", no history")
 
 
 def _share(share: float, *, most: float = 1.0, least: float = 0.0) -> str:

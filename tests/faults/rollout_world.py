@@ -110,13 +110,16 @@ class Traffic:
 
 @contextmanager
 def fake_prometheus(traffic):
-    """Address of an HTTP server that answers instant queries from `traffic`."""
+    """Address of an HTTP server that answers instant queries from `traffic`, and has no history."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             form = urllib.parse.parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
             if traffic.down:
                 self._say(503, {"status": "error", "error": "starting up"})
+                return
+            if self.path.endswith("query_range"):
+                self._say(200, {"status": "success", "data": {"resultType": "matrix", "result": []}})
                 return
             rows = traffic.answer(form["query"][0], float(form["time"][0]))
             self._say(200, {"status": "success", "data": {"resultType": "vector", "result": rows}})

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_lifecycle.canary.sequential import Array, floor_evidence, ratio_evidence
+from ml_lifecycle.canary.dispersion import Array, Looks, dispersion_bound
+from ml_lifecycle.canary.sequential import above_floor_evidence, floor_evidence, harm_evidence, margin_evidence
 
 Flags = NDArray[np.bool_]
 
@@ -41,16 +42,17 @@ class Comparison:
     promote: Flags
 
 
-def compare(canary_n: Array, canary_e: Array, stable_n: Array, stable_e: Array, harm: Harm) -> Comparison:
-    """The comparison after each look, given requests (n) and errors (e) of each look on both sides."""
-    counts = (canary_n, canary_e, stable_n, stable_e)
-    enough = math.log(2 / harm.beta)
-    more = ratio_evidence(*counts, ratio=1.0, direction=1) / math.log(1 / harm.alpha)
-    less = ratio_evidence(*counts, ratio=harm.margin, direction=-1) / enough
-    below = floor_evidence(canary_n, canary_e, floor=harm.floor) / enough
-    canary_load, canary_bad, stable_load, stable_bad = (np.cumsum(each, axis=-1) for each in counts)
-    worse = canary_bad * stable_load > stable_bad * canary_load
-    better = canary_bad * stable_load < harm.margin * stable_bad * canary_load
-    cleared = below >= 1
-    roll_back = (more >= 1) & worse & ~cleared
-    return Comparison(more, less, below, roll_back, (cleared | ((less >= 1) & better)) & ~roll_back)
+def compare(looks: Looks, harm: Harm) -> Comparison:
+    """The comparison after each look, given requests and errors of each look on both sides.
+
+    Rolling back asks for both, a rate above the stable side's and above the floor, each at α: the smaller evidence is
+    evidence against "one of them is not so". Clearing asks for either, so β is split over them where there is a floor.
+    """
+    bound = dispersion_bound(looks)
+    enough = math.log((2 if harm.floor > 0 else 1) / harm.beta)
+    above = above_floor_evidence(looks, bound, floor=harm.floor)
+    more = np.minimum(harm_evidence(looks, bound), above) / math.log(1 / harm.alpha)
+    less = margin_evidence(looks, bound, margin=harm.margin) / enough
+    below = floor_evidence(looks.canary_n, looks.canary_e, floor=harm.floor) / enough
+    roll_back = (more >= 1) & (below < 1)
+    return Comparison(more, less, below, roll_back, ((below >= 1) | (less >= 1)) & ~roll_back)

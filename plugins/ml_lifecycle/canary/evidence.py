@@ -137,9 +137,10 @@ def slow_thresholds(stable: Histogram, limits: SlowLimits) -> tuple[float, float
 
 def _slow(window: Window, thresholds: tuple[float, float] | None) -> Counts:
     canary, stable = window.canary.latency, window.stable.latency
-    if thresholds is None or not canary.total or not stable.total:
+    if thresholds is None or not stable.total:
         return Counts()
-    return Counts(canary.total, canary.above(thresholds[1]), stable.total, stable.above(thresholds[0]))
+    slow = canary.above(thresholds[1]) if canary.total else 0
+    return Counts(canary.total, slow, stable.total, stable.above(thresholds[0]))
 
 
 def _halved(looks: Sequence[Counts]) -> tuple[Counts, ...]:

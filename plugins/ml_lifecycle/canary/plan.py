@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from ml_lifecycle.canary.verdict import Outcome, Verdict
+import numpy as np
+
+from ml_lifecycle.canary.comparison import compare
+from ml_lifecycle.canary.dispersion import Looks
+from ml_lifecycle.canary.verdict import Limits, Outcome, Verdict
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,26 @@ def next_move(plan: Plan, position: Position, verdict: Verdict, now: float) -> t
     if waiting or last:
         return Move.STAY, waiting or verdict.reason
     return Move.NEXT_STEP, "dwell time and requests reached"
+
+
+def expected_seconds(plan: Plan, limits: Limits, *, requests_per_second: float, error_rate: float) -> float:
+    """Seconds until a version as good as the stable one is promoted; infinity if not before the deadline.
+
+    `error_rate` is that of both sides, `requests_per_second` what both serve together. The evidence of a rollout
+    without noise, judged on errors: half of all rollouts need more.
+    """
+    per_step = max(1, math.ceil(plan.dwell_seconds / plan.look_seconds))
+    looks = int(plan.deadline_seconds / plan.look_seconds)
+    steps = plan.canary_steps
+    if not steps or looks < len(steps) * per_step:
+        return math.inf if steps else 0.0
+    shares = np.full(looks, steps[-1] / 100)
+    shares[: per_step * len(steps)] = np.repeat([step / 100 for step in steps], per_step)
+    requests = requests_per_second * plan.look_seconds
+    canary, stable = requests * shares, requests * (1 - shares)
+    seen = compare(Looks(canary, error_rate * canary, stable, error_rate * stable), limits.errors)
+    may = seen.promote & (np.arange(looks) + 1 >= len(steps) * per_step)
+    return plan.look_seconds * float(may.argmax() + 1) if may.any() else math.inf
 
 
 def _waiting_for(plan: Plan, position: Position, now: float) -> str:

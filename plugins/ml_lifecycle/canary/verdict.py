@@ -14,12 +14,12 @@ from enum import StrEnum
 import numpy as np
 
 from ml_lifecycle.canary.comparison import Flags, Harm, compare
-from ml_lifecycle.canary.evidence import Counts, Evidence, SlowLimits, Window, slow_thresholds
-from ml_lifecycle.canary.sequential import Array, floor_evidence, ratio_evidence
+from ml_lifecycle.canary.dispersion import Looks, quotient
+from ml_lifecycle.canary.evidence import Counts, Evidence, SlowLimits, slow_thresholds
 
-_METRICS = 2
-_CATASTROPHE_REQUESTS = 10
-_CATASTROPHE_RATE = 0.5
+# α, the risk of a false roll-back by anything, is divided between what may roll back.
+_ALPHA_OF_ERRORS, _ALPHA_OF_LATENCY, _ALPHA_OF_GUARDRAIL = 0.8, 0.15, 0.05
+_CATASTROPHE_RATE = 0.25
 
 
 class Outcome(StrEnum):
@@ -50,12 +50,17 @@ class Limits:
     @property
     def errors(self) -> Harm:
         """What harm by errors is."""
-        return Harm(self.margin, self.floor, self.alpha / _METRICS, self.beta)
+        return Harm(self.margin, self.floor, _ALPHA_OF_ERRORS * self.alpha, self.beta)
 
     @property
     def slow_requests(self) -> Harm:
         """What harm by slow requests is; the thresholds differ by the ratio already: see Evidence.add."""
-        return Harm(1.0, 1 - self.latency_quantile, self.alpha / _METRICS, self.beta)
+        return Harm(1.0, 1 - self.latency_quantile, _ALPHA_OF_LATENCY * self.alpha, self.beta)
+
+    @property
+    def guardrail_alpha(self) -> float:
+        """The guardrail's part of α."""
+        return _ALPHA_OF_GUARDRAIL * self.alpha
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,9 @@ def judge(evidence: Evidence, limits: Limits) -> Verdict:
     if not evidence.totals.stable.requests:
         return Verdict(Outcome.HOLD, ("no requests on the stable side yet",))
     metrics = [_errors(evidence, limits), _latency(evidence, limits)]
+    numbers = {f"{metric.name}.{key}": value for metric in metrics for key, value in metric.numbers.items()}
+    if disaster := _disaster(evidence, limits):
+        return Verdict(Outcome.ROLL_BACK, (disaster,), numbers)
     outcomes = [metric.outcome for metric in metrics]
     if Outcome.ROLL_BACK in outcomes:
         outcome = Outcome.ROLL_BACK
@@ -97,33 +105,45 @@ def judge(evidence: Evidence, limits: Limits) -> Verdict:
     else:
         outcome = Outcome.HOLD
     telling = [metric for metric in metrics if metric.outcome is outcome]
-    numbers = {f"{metric.name}.{key}": value for metric in metrics for key, value in metric.numbers.items()}
     return Verdict(outcome, tuple(metric.reason for metric in telling), numbers)
 
 
-def catastrophe(window: Window) -> str:
-    """Why the canary must go at once, after this one look; empty if it need not.
+def catastrophes(looks: Looks, alpha: float) -> Flags:
+    """Whether each look alone is reason enough to roll back: the guardrail for a canary that is plainly broken.
 
-    Half of at least ten requests failed, and the stable side does at least twice as well: no false alarm of chance.
+    A quarter of its requests fail, that is ten times the stable side's rate in this look and forty times its rate so
+    far, and were both sides alike, chance would bring it with a probability (Chernoff's bound of the binomial tail) of
+    at most α/(t(t + 1)) at look t, which is at most α over all looks. Forty times is for what else can move one side:
+    a fourfold incident of both sides and a gamma variable of coefficient of variation 1 that exceeds ten, which one
+    look in 20,000 brings.
     """
-    canary, stable = window.canary, window.stable
-    canary_n, canary_e, stable_n, stable_e = np.array(
-        [canary.requests, canary.errors, stable.requests, stable.errors], dtype=np.float64
-    )
-    if not catastrophes(canary_n, canary_e, stable_n, stable_e):
+    canary_n, canary_e, stable_n, stable_e = looks
+    rate, beside = quotient(canary_e, canary_n), quotient(stable_e, stable_n)
+    so_far = quotient(np.cumsum(stable_e, axis=-1), np.cumsum(stable_n, axis=-1))
+    share, seen = quotient(canary_n, canary_n + stable_n), quotient(canary_e, canary_e + stable_e)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        surprise = np.where(seen > share, canary_e * np.log(seen / share), 0.0)
+        surprise += np.where((seen > share) & (seen < 1), stable_e * np.log((1 - seen) / (1 - share)), 0.0)
+    look = np.maximum(np.cumsum(canary_n > 0, axis=-1), 1)
+    extreme = (rate >= _CATASTROPHE_RATE) & (rate >= 10 * beside) & (rate >= 40 * so_far)
+    flags: Flags = extreme & (surprise >= np.log(look * (look + 1) / alpha))
+    return flags
+
+
+def _disaster(evidence: Evidence, limits: Limits) -> str:
+    """Why the last look alone is reason to roll back; empty if it is not."""
+    if not catastrophes(_looks(evidence.errors), limits.guardrail_alpha)[-1]:
         return ""
-    beside = stable.errors / stable.requests if stable.requests else 0.0
+    last = evidence.errors[-1]
     return (
-        f"{canary.errors} of {canary.requests} canary requests failed within one look "
-        f"({canary.errors / canary.requests:.0%}), {beside:.2%} on the stable side"
+        f"{last.canary_e} of {last.canary_n} canary requests failed within one look "
+        f"({last.canary_e / last.canary_n:.0%}), "
+        f"{last.stable_e} of {last.stable_n} on the stable side"
     )
 
 
-def catastrophes(canary_n: Array, canary_e: Array, stable_n: Array, stable_e: Array) -> Flags:
-    """Whether each look alone is a catastrophe."""
-    rate = canary_e / np.maximum(canary_n, 1)
-    beside = stable_e / np.maximum(stable_n, 1)
-    return (canary_n >= _CATASTROPHE_REQUESTS) & (rate >= _CATASTROPHE_RATE) & (beside <= rate / 2)
+def _looks(counts: tuple[Counts, ...]) -> Looks:
+    return Looks(*np.array([look.numbers for look in counts], dtype=np.float64).reshape(-1, 4).T)
 
 
 def expected_requests(limits: Limits, *, error_rate: float, share: float, looks: int = 60) -> float:
@@ -144,11 +164,9 @@ def expected_requests(limits: Limits, *, error_rate: float, share: float, looks:
 def _cleared(requests: float, limits: Limits, error_rate: float, share: float, looks: int) -> bool:
     canary_n = np.full(looks, requests / looks)
     stable_n = canary_n * (1 - share) / share
-    against_margin = ratio_evidence(
-        canary_n, canary_n * error_rate, stable_n, stable_n * error_rate, ratio=limits.margin, direction=-1
+    return bool(
+        compare(Looks(canary_n, canary_n * error_rate, stable_n, stable_n * error_rate), limits.errors).promote[-1]
     )
-    against_floor = floor_evidence(canary_n, canary_n * error_rate, floor=limits.floor)
-    return max(float(against_margin[-1]), float(against_floor[-1])) >= math.log(2 / limits.beta)
 
 
 def _errors(evidence: Evidence, limits: Limits) -> MetricVerdict:
@@ -178,9 +196,7 @@ def _latency(evidence: Evidence, limits: Limits) -> MetricVerdict:
 
 
 def _compare(name: str, looks: tuple[Counts, ...], seen: str, harm: Harm) -> MetricVerdict:
-    table = np.array([look.numbers for look in looks], dtype=np.float64).reshape(-1, 4)
-    canary_n, canary_e, stable_n, stable_e = table.T
-    found = compare(canary_n, canary_e, stable_n, stable_e, harm)
+    found = compare(_looks(looks), harm)
     numbers = {
         "harm": float(found.harm[-1]),
         "ratio": float(found.ratio[-1]),

@@ -12,10 +12,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from ml_lifecycle.canary.evidence import Window
 from ml_lifecycle.canary.snapshot import Gap, Snapshot
 from ml_lifecycle.kserve.exceptions import RolloutInterruptedError, RolloutRefusedError, RolloutStuckError
 from ml_lifecycle.kserve.manifest import Predictor, Templates, is_ours, picked, predictor
-from ml_lifecycle.kserve.queries import PRESETS, snapshot
+from ml_lifecycle.kserve.queries import PRESETS, history, snapshot
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.revisions import Readiness, Service, read, readiness
 from ml_lifecycle.kserve.rollout import (
@@ -240,6 +241,18 @@ class RolloutClient:
             )
         except PrometheusUnavailableError as error:
             return Gap(str(error))
+
+    async def history(self, state: RolloutState, prometheus: PrometheusClient) -> tuple[Window, ...]:
+        """The stable side's looks before now; PrometheusUnavailableError where they cannot be read."""
+        return await history(
+            prometheus,
+            PRESETS[state.request.rollout.metrics],
+            service=state.service,
+            namespace=state.request.namespace,
+            stable=state.stable_revision,
+            end=self.now(),
+            step=state.request.rollout.look_seconds,
+        )
 
     async def close(self, state: RolloutState, *, poll_seconds: float = 2, release: bool = True) -> dict[str, Any]:
         """Brings the service to what was decided, deletes the golden cases, gives the Lease back; the report.

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ml_lifecycle.canary.snapshot import Counters, Snapshot
+from ml_lifecycle.canary.evidence import Window
+from ml_lifecycle.canary.snapshot import Counters, Snapshot, between
 
 if TYPE_CHECKING:
     from ml_lifecycle.prometheus.client import PrometheusClient, Sample
+
+HISTORY_LOOKS = 60
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,29 @@ async def snapshot(
     )
     sides = [_counters(preset, revision, codes, buckets, resets) for revision in (canary, stable)]
     return Snapshot(at, *sides)
+
+
+async def history(
+    prometheus: PrometheusClient,
+    preset: Preset,
+    *,
+    service: str,
+    namespace: str,
+    stable: str,
+    end: float,
+    step: float,
+    looks: int = HISTORY_LOOKS,
+) -> tuple[Window, ...]:
+    """What the stable revision answered in the `looks` times `step` seconds before Unix time `end`, without gaps."""
+    asked = queries(preset, service=service, namespace=namespace, window_seconds=step)
+    codes: dict[float, dict[str, float]] = defaultdict(dict)
+    for series in await prometheus.range(asked.codes, end - looks * step, end, step):
+        if series.labels.get(preset.revision) == stable:
+            for at, value in zip(series.times, series.values, strict=True):
+                codes[at][series.labels.get(preset.code, "")] = value
+    snapshots = [Snapshot(at, Counters(), Counters(codes[at])) for at in sorted(codes)]
+    pairs = [pair for pair in itertools.pairwise(snapshots) if pair[1].at - pair[0].at < 1.5 * step]
+    return tuple(window for window in (between(*pair) for pair in pairs) if isinstance(window, Window))
 
 
 def _counters(

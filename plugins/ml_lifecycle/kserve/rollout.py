@@ -7,7 +7,7 @@ makes the live one so, as often as necessary. A driver that is killed leaves a s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
@@ -15,7 +15,7 @@ from typing import Any, Self
 from ml_lifecycle.canary.evidence import Evidence, Side, Window
 from ml_lifecycle.canary.plan import Move, Position, next_move
 from ml_lifecycle.canary.snapshot import Gap, Snapshot, between
-from ml_lifecycle.canary.verdict import Outcome, Verdict, catastrophe, judge
+from ml_lifecycle.canary.verdict import Outcome, Verdict, judge
 from ml_lifecycle.kserve.manifest import Predictor
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.revisions import Service
@@ -185,6 +185,14 @@ def begin_canary(state: RolloutState) -> RolloutState:
     return replace(state, phase=Phase.CANARY, steps=(Step(steps[0]),))
 
 
+def remember(state: RolloutState, history: Iterable[Window]) -> RolloutState:
+    """With what the stable side did before there was a canary: its level, and how much it varies."""
+    evidence = state.evidence
+    for window in history:
+        evidence = evidence.add(window, state.request.limits.slow)
+    return replace(state, evidence=evidence)
+
+
 def trouble(state: RolloutState, service: Service | None) -> str:
     """Why the canary cannot go on: somebody changed the service. Empty if nobody did."""
     name = state.service
@@ -225,16 +233,12 @@ def look(state: RolloutState, service: Service, snapshot: Snapshot | Gap, now: f
     if isinstance(window, Gap):
         verdict = judge(state.evidence, state.request.limits)
         verdict = replace(verdict, outcome=Outcome.HOLD, reasons=(window.reason, *verdict.reasons))
-        disaster = ""
     else:
         limits = state.request.limits
         evidence = state.evidence.add(window, limits.slow)
         state = replace(state, evidence=evidence)
         verdict = judge(evidence, limits)
         step = replace(step, seen=step.seen + window, looks=step.looks + 1)
-        disaster = catastrophe(window)
-    if disaster:
-        verdict = Verdict(Outcome.ROLL_BACK, (disaster,), verdict.numbers)
     step = replace(step, verdict=verdict.outcome.value, reason=verdict.reason)
     state = replace(state, steps=(*state.steps[:-1], step))
     state, move = _moved(state, step, verdict, now)

@@ -110,9 +110,11 @@ class CanaryTrigger(RolloutTrigger):
         from ml_lifecycle.prometheus.client import connect as connect_prometheus
 
         state = await client.own(self.namespace, self.service)
-        if state.evidence.errors:
-            self.log.info("going on at %s %% after %s looks", state.percent, len(state.evidence.errors))
+        if looks := sum(step.looks for step in state.steps):
+            self.log.info("going on at %s %% after %s looks", state.percent, looks)
         async with connect_prometheus(state.request.connections.prometheus) as prometheus:
+            if not state.evidence.errors:
+                state = await self._remember(client, prometheus, state)
             while state.phase is Phase.CANARY:
                 begun = client.now()
                 try:
@@ -122,6 +124,19 @@ class CanaryTrigger(RolloutTrigger):
                 if state.phase is Phase.CANARY:
                     await asyncio.sleep(max(0.0, begun + self.poll_seconds - client.now()))
         return {"status": "decided", "decision": str(state.decision), "reason": state.reason}
+
+    async def _remember(self, client: RolloutClient, prometheus: PrometheusClient, state: RolloutState) -> RolloutState:
+        """With the stable side's history, which makes the verdict faster; without it where it cannot be read."""
+        from ml_lifecycle.kserve.rollout import remember
+        from ml_lifecycle.prometheus.exceptions import PrometheusUnavailableError
+
+        try:
+            windows = await client.history(state, prometheus)
+        except PrometheusUnavailableError as error:
+            self.log.warning("the rollout begins without the stable side's history: %s", error)
+            return state
+        self.log.info("the stable side's last %s looks tell its level and how much it varies", len(windows))
+        return remember(state, windows)
 
     async def _look(self, client: RolloutClient, prometheus: PrometheusClient, state: RolloutState) -> RolloutState:
         """One look; the state is on the Lease before the traffic follows it."""

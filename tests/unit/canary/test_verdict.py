@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from ml_lifecycle.canary.evidence import MOST_LOOKS, Evidence, Side, Window
 from ml_lifecycle.canary.histogram import Histogram
-from ml_lifecycle.canary.sequential import floor_evidence, ratio_evidence
-from ml_lifecycle.canary.verdict import Limits, Outcome, catastrophe, expected_requests, judge
+from ml_lifecycle.canary.sequential import floor_evidence
+from ml_lifecycle.canary.verdict import Limits, Outcome, expected_requests, judge
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0)
 DEMO = Limits(floor=0.01)
@@ -58,15 +58,13 @@ def test_a_verdict_survives_json(seen):
     assert judge(again, DEMO) == judge(evidence, DEMO)
 
 
-@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=20), st.integers(1, 20))
-@settings(max_examples=50, deadline=None)
-def test_more_canary_errors_never_weaken_the_case_against_its_floor(looks, more):
-    errors = np.array([first for first, _ in looks], dtype=float)
-    worse = errors.copy()
-    worse[-1] += more
-    requests = np.full(len(looks), 100.0)
-    lenient, strict = (floor_evidence(requests, e, floor=0.05)[-1] for e in (errors, worse))
-    assert strict <= max(lenient, 0) + 1e-9
+@given(st.integers(1, 2000), st.integers(0, 100), st.integers(1, 100))
+def test_more_canary_errors_never_weaken_the_case_against_its_floor(requests, errors, more):
+    few, many = (
+        floor_evidence(np.array([float(requests)]), np.array([float(min(e, requests))]), floor=0.05)[-1]
+        for e in (errors, errors + more)
+    )
+    assert many <= few + 1e-9
 
 
 def test_clean_beside_clean_is_promoted_after_some_450_requests():
@@ -119,11 +117,34 @@ def test_latency_above_the_last_bucket_holds_and_says_so():
     assert "last bound (1 s) is too low" in verdict.reason
 
 
-def test_a_catastrophe_needs_one_look_and_a_healthy_stable_side():
-    assert "20 of 25" in catastrophe(Window(canary=side(25, 20), stable=side(225)))
-    assert not catastrophe(Window(canary=side(25, 20), stable=side(225, 200)))
-    assert not catastrophe(Window(canary=side(5, 5), stable=side(225)))
-    assert not catastrophe(Window())
+@pytest.mark.parametrize(
+    ("window", "ends"),
+    [
+        (Window(canary=side(25, 20), stable=side(225)), True),
+        (Window(canary=side(9, 9), stable=side(81)), True),
+        (Window(canary=side(25, 20), stable=side(225, 200)), False),  # both sides are down
+        (Window(canary=side(2, 2), stable=side(20)), False),  # two failures may be chance
+    ],
+)
+def test_the_first_look_ends_a_catastrophe_beside_a_healthy_stable_side(window, ends):
+    assert (rollout([window])[0].outcome is Outcome.ROLL_BACK) is ends
+
+
+def test_a_quarter_of_failures_beside_a_clean_stable_side_ends_at_the_second_look():
+    """2 of 9, then 7 of 25 fail, none of hundreds on the stable side; a floor of 1 %."""
+    seen = [Window(canary=side(9, 2), stable=side(81)), Window(canary=side(25, 7), stable=side(225))]
+    assert [verdict.outcome for verdict in rollout(seen)] == [Outcome.HOLD, Outcome.ROLL_BACK]
+
+
+def test_the_stable_sides_history_makes_the_verdict_faster():
+    past = [Window(stable=side(1200, errors)) for errors in (5, 7, 6, 6, 5, 8, 6, 4, 7, 6) * 3]
+    bad = [Window(canary=side(60, 2), stable=side(1140, 6))] * 40
+    without, having = rollout(bad), rollout(past + bad)[len(past) :]
+    assert first(having, Outcome.ROLL_BACK) < first(without, Outcome.ROLL_BACK)
+
+
+def test_history_alone_is_no_verdict():
+    assert all(verdict.outcome is Outcome.HOLD for verdict in rollout([Window(stable=side(500, 2))] * 5))
 
 
 def test_a_long_rollout_keeps_a_bounded_number_of_looks():
@@ -140,38 +161,3 @@ def test_expected_requests_grow_as_the_margin_narrows():
     narrow, wide = (expected_requests(Limits(margin=m, floor=0), error_rate=0.005, share=0.5) for m in (1.5, 3.0))
     assert 1000 < wide < narrow < 100_000
     assert expected_requests(Limits(floor=0), error_rate=0.0, share=0.5) == math.inf
-
-
-def simulate(rng, *, rate, base, ratio, spread, looks=60, runs=800):
-    """Counts of both sides by look, traffic stepping through 10, 25 and 50 %."""
-    share = np.repeat([0.1, 0.25, 0.5], [10, 10, looks - 20])
-    canary_n, stable_n = rng.poisson(rate * share, (runs, looks)), rng.poisson(rate * (1 - share), (runs, looks))
-
-    def varying():
-        return rng.gamma(1 / spread**2, spread**2, (runs, looks)) if spread else 1.0
-
-    canary_e = rng.binomial(canary_n, np.minimum(1, base * ratio * varying()))
-    stable_e = rng.binomial(stable_n, np.minimum(1, base * varying()))
-    return [counts.astype(float) for counts in (canary_n, canary_e, stable_n, stable_e)]
-
-
-def share_decided(streams, *, ratio, direction, level):
-    return (ratio_evidence(*streams, ratio=ratio, direction=direction).max(axis=-1) >= math.log(1 / level)).mean()
-
-
-@pytest.mark.parametrize("spread", [0.0, 0.5, 1.0])
-def test_error_rates_hold_at_any_look_and_dispersion(spread):
-    """800 rollouts a cell: the bound is the level and three standard errors."""
-    rng = np.random.default_rng(7)
-    same = simulate(rng, rate=1200, base=0.005, ratio=1.0, spread=spread)
-    at_margin = simulate(rng, rate=1200, base=0.005, ratio=1.5, spread=spread)
-    assert share_decided(same, ratio=1.0, direction=1, level=0.01) <= 0.02
-    assert share_decided(at_margin, ratio=1.5, direction=-1, level=0.05) <= 0.07
-
-
-def test_power():
-    rng = np.random.default_rng(8)
-    same = simulate(rng, rate=1200, base=0.005, ratio=1.0, spread=0.0)
-    fivefold = simulate(rng, rate=1200, base=0.005, ratio=5.0, spread=0.5)
-    assert share_decided(same, ratio=1.5, direction=-1, level=0.05) > 0.6
-    assert share_decided(fivefold, ratio=1.0, direction=1, level=0.01) > 0.99
