@@ -18,6 +18,7 @@ DAYS = 4  # so many days before today make the usual day
 HOURS = 4  # so many before this one make the usual hour
 HARMONICS = 2
 LEAST_BEFORE = 64  # steps that a season's history must exceed it by
+LAST_TURNS = 256  # steps from which noise is taken
 SIGNIFICANT_SLOPE = 2.0  # standard errors
 
 
@@ -103,7 +104,8 @@ def noise_margin(windows: Windows, horizon: int, quantiles: Tensor) -> Tensor:
 
     What a history too short for its own residuals still tells: noise from the median turn of the slope.
     """
-    turns = (windows.level[:, 2:] - 2 * windows.level[:, 1:-1] + windows.level[:, :-2]).abs()
+    level = windows.level[:, -LAST_TURNS - 2 :]
+    turns = (level[:, 2:] - 2 * level[:, 1:-1] + level[:, :-2]).abs()
     if not turns.shape[1]:
         return torch.zeros_like(quantiles)
     noise = 1.4826 * turns.median(dim=1, keepdim=True).values / math.sqrt(6.0)  # a turn is x - 2 y + z

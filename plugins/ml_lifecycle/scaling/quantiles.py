@@ -31,11 +31,13 @@ def upper_quantiles(residuals: Tensor, weight: Tensor, quantiles: Tensor) -> Ten
     ratio = (share / total) / (1 - quantiles)
     tail = start + mean * torch.log(ratio.clamp(min=1.0))
     found = torch.where(quantiles > TAIL_STARTS, tail, empirical(quantiles))
-    known = torch.where(weight > 0, residuals, torch.nan)
+    enough = (weight > 0).sum(dim=1, keepdim=True) >= ENOUGH
+    if bool(enough.all()):
+        return found
+    known = torch.where(weight > 0, values, torch.nan)
     middle = known.nanmedian(dim=1, keepdim=True).values.nan_to_num(0.0)
-    spread = 1.4826 * median_size(residuals - middle, weight)
-    normal = middle + spread * torch.special.ndtri(quantiles)
-    return torch.where((weight > 0).sum(dim=1, keepdim=True) >= ENOUGH, found, normal)
+    spread = 1.4826 * (known - middle).abs().nanmedian(dim=1, keepdim=True).values.nan_to_num(0.0)
+    return torch.where(enough, found, middle + spread * torch.special.ndtri(quantiles))
 
 
 def median_size(residuals: Tensor, weight: Tensor) -> Tensor:
