@@ -21,6 +21,7 @@ from tests.benchmarks.canary_cells import (
     Measured,
     catastrophe_cells,
     floor_cells,
+    latency_cells,
     measure,
     relative_limits,
     settings,
@@ -28,7 +29,7 @@ from tests.benchmarks.canary_cells import (
 from tests.benchmarks.canary_streams import Cell
 from tests.benchmarks.canary_tables import Table, named_table, relative_table, to_markdown, to_rich
 
-KINDS = ("relative", "floor", "catastrophe")
+KINDS = ("relative", "floor", "catastrophe", "latency")
 
 
 def main() -> None:
@@ -68,7 +69,7 @@ def _run(kind: str, options: argparse.Namespace, console: Console) -> tuple[Tabl
             for setting in settings(full=options.full)
         ]
         return relative_table(worlds), [each for world in worlds for each in world]
-    named: Iterable = {"floor": floor_cells, "catastrophe": catastrophe_cells}[kind]()
+    named: Iterable = {"floor": floor_cells, "catastrophe": catastrophe_cells, "latency": latency_cells}[kind]()
     rows = [(text, one(cell, limits, peers=False)) for text, cell, limits in named]
     return named_table(kind, rows), [each for _, each in rows]
 

@@ -8,10 +8,12 @@ import numpy as np
 
 from ml_lifecycle.canary.comparison import compare
 from ml_lifecycle.canary.dispersion import Looks
+from ml_lifecycle.canary.evidence import Evidence, Side, Window
+from ml_lifecycle.canary.histogram import Histogram
 from ml_lifecycle.canary.verdict import Limits, catastrophes
 from tests.benchmarks.canary_oracle import first, looks_to_roll_back, looks_to_verdict
 from tests.benchmarks.canary_peers import PEERS
-from tests.benchmarks.canary_streams import LOOKS, SHARES, STEP_LOOKS, Cell, Setting, Streams, simulate
+from tests.benchmarks.canary_streams import BOUNDS, LOOKS, SHARES, STEP_LOOKS, Cell, Setting, Streams, simulate
 
 CHUNK = 500
 MARGIN = 1.5
@@ -79,7 +81,7 @@ def measure(cell: Cell, rollouts: int, seed: int, limits: Limits, *, peers: bool
 
 def _chunk(cell: Cell, rollouts: int, seed: int, limits: Limits, *, peers: bool) -> dict[str, np.ndarray]:
     streams = simulate(cell, rollouts, seed)
-    roll_back, promote = verdicts(streams, limits)
+    roll_back, promote = (verdicts if cell.shift is None else latency_verdicts)(streams, limits)
     looks = first(roll_back | promote)
     rolled_back_at, promoted_at = first(roll_back), first(promote & MAY_PROMOTE)
     risks = {"alpha": limits.alpha, "beta": limits.beta}
@@ -104,6 +106,21 @@ def verdicts(streams: Streams, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
     errors = compare(looks, limits.errors)
     roll_back = errors.roll_back | catastrophes(looks, limits.guardrail_alpha)
     return roll_back[:, -LOOKS:], (errors.promote & ~roll_back)[:, -LOOKS:]
+
+
+def latency_verdicts(streams: Streams, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
+    """The same of latency alone: each rollout's slow requests as the product's evidence counts them."""
+    rows = []
+    for canary, stable in zip(streams.canary_latency, streams.stable_latency, strict=True):
+        evidence = Evidence()
+        for pair in zip(canary, stable, strict=True):
+            sides = (
+                Side(sum(counts), 0, Histogram(BOUNDS, tuple(counts))) for counts in (each.tolist() for each in pair)
+            )
+            evidence = evidence.add(Window(*sides), limits.slow)
+        rows.append([look.numbers for look in evidence.slow])
+    found = compare(Looks(*np.array(rows, dtype=np.float64).transpose(2, 0, 1)), limits.slow_requests)
+    return found.roll_back, found.promote
 
 
 def _until(values: np.ndarray, looks: np.ndarray) -> np.ndarray:
@@ -134,3 +151,10 @@ def catastrophe_cells() -> Iterator[tuple[str, Cell, Limits]]:
     for rate, share in itertools.product((300, 1200), (0.3, 0.5, 1.0)):
         text = f"{rate}/min, canary fails {share:.0%} ({rate * SHARES[0]:.0f} requests a look)"
         yield text, Cell(Setting(rate=rate), canary_rate=share), relative_limits()
+
+
+def latency_cells() -> Iterator[tuple[str, Cell, Limits]]:
+    """Rows for latency: every request slower by 0, 20, 50 (the limit) and 100 %."""
+    for rate, shift in itertools.product((300, 1200), (0.0, 0.2, 0.5, 1.0)):
+        text = f"{rate:,}/min, {shift:.0%} slower, harm is 50%"
+        yield text, Cell(Setting(rate=rate), shift=shift), Limits(latency_ratio=1.5, floor=0.0)

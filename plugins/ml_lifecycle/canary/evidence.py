@@ -97,7 +97,7 @@ class Evidence:
     def add(self, window: Window, limits: SlowLimits) -> Evidence:
         """With one more look.
 
-        A request is slow on the stable side above the stable side's quantile of all earlier looks, on the canary
+        A request is slow on the stable side above about the stable side's quantile of all earlier looks, on the canary
         above `ratio` times that: were the canary exactly `ratio` times as slow, both shares would be equal at every
         moment. Earlier looks alone set the thresholds, so the test may look at any time.
         """
@@ -127,12 +127,23 @@ class Evidence:
 
 
 def slow_thresholds(stable: Histogram, limits: SlowLimits) -> tuple[float, float] | None:
-    """Bounds (seconds) above which a stable and a canary request is slow; None where the buckets cannot say."""
-    stable_bound = stable.upper_bound(limits.quantile)
-    if not math.isfinite(stable_bound):
+    """Bounds (seconds) above which a stable and a canary request is slow; None where the buckets cannot say.
+
+    Buckets seldom have a bound at the wanted ratio to that of the quantile. A canary that is slower throughout is as
+    well told at a bound a little below the quantile, above which at most three times as many requests lie, where the
+    ratio is met more closely: the pair with the least excess is taken, the highest of equal ones.
+    """
+    at_quantile = stable.upper_bound(limits.quantile)
+    if not math.isfinite(at_quantile):
         return None
-    canary_bound = stable.bound_at_least(max(limits.ratio * stable_bound, stable_bound + limits.floor_seconds))
-    return (stable_bound, canary_bound) if math.isfinite(canary_bound) else None
+    pairs = []
+    for bound in reversed([each for each in stable.bounds if each <= at_quantile]):
+        if bound < at_quantile and stable.above(bound) > 3 * (1 - limits.quantile) * stable.total:
+            break
+        wanted = max(limits.ratio * bound, bound + limits.floor_seconds)
+        pairs.append((stable.bound_at_least(wanted) / wanted, bound, stable.bound_at_least(wanted)))
+    excess, stable_bound, canary_bound = min(pairs, key=lambda pair: round(pair[0], 6))
+    return (stable_bound, canary_bound) if math.isfinite(excess) else None
 
 
 def _slow(window: Window, thresholds: tuple[float, float] | None) -> Counts:

@@ -192,6 +192,9 @@ def _latency(evidence: Evidence, limits: Limits) -> MetricVerdict:
         f"p{quantile * 100:g} is {canary.quantile(quantile) * 1000:.0f} ms on the canary, "
         f"{stable.quantile(quantile) * 1000:.0f} ms on the stable side"
     )
+    told = thresholds[1] / thresholds[0]
+    if told > 1.1 * max(ratio, 1 + limits.latency_floor_seconds / thresholds[0]):
+        seen += f" (these buckets tell {told:.1f}×, not {ratio:g}×)"
     return _compare("latency", evidence.slow, seen, limits.slow_requests)
 
 

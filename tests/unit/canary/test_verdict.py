@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_lifecycle.canary.evidence import MOST_LOOKS, Evidence, Side, Window
+from ml_lifecycle.canary.evidence import MOST_LOOKS, Evidence, Side, Window, slow_thresholds
 from ml_lifecycle.canary.histogram import Histogram
 from ml_lifecycle.canary.sequential import floor_evidence
 from ml_lifecycle.canary.verdict import Limits, Outcome, expected_requests, judge
@@ -101,6 +101,12 @@ def test_a_slow_canary_is_rolled_back_for_its_latency():
 def test_a_canary_between_the_margins_is_not_rolled_back_for_latency():
     """One bucket slower than the stable side is within 1.5 times when the next bound is further away."""
     assert first(rollout([Window(canary=side(50, 0, bucket=3), stable=side(50))] * 60), Outcome.ROLL_BACK) is None
+
+
+def test_buckets_further_apart_than_the_limit_do_not_hide_a_canary_twice_as_slow():
+    """p95 lies in a bucket whose next bound is 3.3 times as far; the pair 50 and 75 ms below it tells 1.5 times."""
+    stable = Histogram(BOUNDS, (0, 10, 400, 500, 50, 40, 0, 0, 0, 0))
+    assert slow_thresholds(stable, DEMO.slow) == (0.05, 0.075)
 
 
 def test_a_difference_below_the_latency_floor_is_no_harm():
