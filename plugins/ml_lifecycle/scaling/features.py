@@ -38,38 +38,40 @@ def season_features(windows: Windows, horizon: int, day: int) -> tuple[list[Tens
     """The same window yesterday, on the usual of the last days and last week; and yesterday's growth alone."""
     now = windows.mean(16)
     columns: list[Tensor] = []
+    if windows.time <= day // 24 + LEAST_BEFORE:
+        return columns, torch.zeros_like(now)
+    coming = windows.coming(horizon)
     growth = torch.zeros_like(now)
-    days = [_same_window(windows, number * day, horizon, now) for number in range(1, DAYS + 1)]
+    days = [_same_window(windows, coming, number * day, horizon) for number in range(1, DAYS + 1)]
     if days[0] is not None:
         growth, columns = days[0][0], [*days[0]]
     there = [found for found in days if found is not None]
     if len(there) > 1:
         # Days before the first sample count as no growth; the ridge's coefficient makes up for it.
         columns += [torch.stack([found[part] for found in there]).mean(dim=0) for part in range(3)]
-    week = _same_window(windows, 7 * day, horizon, now)
-    return [*columns, *(week or ()), *_hour_features(windows, horizon, day // 24)], growth
+    week = _same_window(windows, coming, 7 * day, horizon)
+    return [*columns, *(week or ()), *_hour_features(windows, coming, horizon, day // 24)], growth
 
 
-def _hour_features(windows: Windows, horizon: int, hour: int) -> list[Tensor]:
+def _hour_features(windows: Windows, coming: Tensor, horizon: int, hour: int) -> list[Tensor]:
     """Growth at the same minute of the hours before, for what is started by a clock."""
     if hour <= horizon or windows.time <= HOURS * hour + LEAST_BEFORE:
         return []
     growth = [
-        windows.mean(horizon, horizon - number * hour) - windows.mean(SPANS[1], -number * hour)
-        for number in range(1, HOURS + 1)
+        windows.look(coming, -number * hour) - windows.mean(SPANS[1], -number * hour) for number in range(1, HOURS + 1)
     ]
     return [growth[0], torch.stack(growth).mean(dim=0)]
 
 
-def _same_window(windows: Windows, lag: int, horizon: int, now: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+def _same_window(windows: Windows, coming: Tensor, lag: int, horizon: int) -> tuple[Tensor, Tensor, Tensor] | None:
     """Growth over the horizon then, over the half hour after it, and how far that day's level was from today's."""
     if windows.time <= lag + LEAST_BEFORE or horizon + 30 >= lag:
         return None
     there = (windows.at - lag >= windows.first).float()
     before = windows.mean(8, -lag)
-    near = windows.mean(horizon, horizon - lag) - before
+    near = windows.look(coming, -lag) - before
     far = windows.mean(30, horizon + 30 - lag) - before
-    level = windows.mean(31, 15 - lag) - now
+    level = windows.mean(31, 15 - lag) - windows.mean(16)
     return near * there, far * there, level * there
 
 

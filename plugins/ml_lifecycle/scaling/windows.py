@@ -119,6 +119,12 @@ class Windows:
         passed = (origins + horizon < self.time) & (origins >= self.first) & highest.isfinite()
         return highest, passed
 
+    def coming(self, horizon: int) -> Tensor:
+        """[series, time]: the highest level of the `horizon` steps after each, as far as they are known."""
+        ahead = pad(self.level[:, 1:], (0, horizon), value=-torch.inf)
+        highest = max_pool1d(ahead.unsqueeze(1), horizon, stride=1).squeeze(1)
+        return torch.maximum(highest, self.level)
+
     def weight(self, half_life: Tensor) -> Tensor:
         """[series, origin]: 1 for now, half of it one half-life [series, 1] ago."""
         age = (self.time - 1 - self.at[: self.origins]).float()
