@@ -60,7 +60,13 @@ def test_the_code_is_uploaded_once_under_its_digest(tmp_path: Path) -> None:
 
     assert uri == f"{tmp_path.as_uri()}/jobs/{code.digest}"
     assert upload_job_code(lake, code) == uri
-    assert {file.name for file in times} == {"ingest.py", "train.py", "evaluate.py", "find_gpus.sh", "lifecycle_jobs.zip"}
+    assert {file.name for file in times} == {
+        "ingest.py",
+        "train.py",
+        "evaluate.py",
+        "find_gpus.sh",
+        "lifecycle_jobs.zip",
+    }
     assert all(file.stat().st_mtime_ns == time for file, time in times.items())
 
 
