@@ -34,7 +34,7 @@ def dispersion_bound(looks: Looks) -> Array:
 
     Two estimates by moments, each with its standard errors on top: of the stable side's changes from look to look
     (precise early, but every incident widens it), and of the canary's share of the errors around its own level
-    (incidents of both sides cancel, but it learns slowly at a small share). Both are bounds, so the smaller looks,
+    (incidents of both sides cancel, but it learns slowly at a small share). Both are bounds, so the smaller counts,
     unless the lower bound of the second says more: the canary may vary by more than the stable side does.
     """
     lower, upper = _of_shares(looks)

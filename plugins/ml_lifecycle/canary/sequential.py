@@ -7,15 +7,18 @@ What a theorem carries. Without overdispersion (`dispersion` 0) the errors of on
 sides, fall on the canary with probability π = n_c·r/(n_c·r + n_s), whatever the rate of that minute: incidents of both
 sides cancel. The likelihood ratio of another ratio to r is then an e-value, its product over the looks and any mixture
 of such products too (Wald 1945; Robbins 1970; Ramdas et al. 2023, "Game-theoretic statistics and safe anytime-valid
-inference"). The same holds for the likelihood ratio of the canary's own errors, once the stable side's rate is not
-understated.
+inference"). The same holds for the likelihood ratio of the canary's own errors, where the stable side's level is not
+understated; that it is not, in incidents too, only simulation shows.
 
 What only calculation and simulation carry. Where rates vary by look and side with coefficient of variation κ (each
 side's rate is multiplied by an own gamma variable), a side with e errors says no more than e/(1 + κ²·e) errors do, of
 as many fewer requests. With these effective counts the binomial ratio *is* the exact likelihood ratio where errors are
 many (a ratio of gamma variables, F distributed) and the binomial one where they are few; in between its expectation
-per look stays below 1.02 (tests/unit/canary/test_sequential.py computes it). κ itself is bounded from the data
-(dispersion.py); that the whole keeps its error rates is what tests/benchmarks/canary.py shows.
+per look stays below 1.02 for ratios up to 3 (tests/unit/canary/test_sequential.py computes it). κ itself is bounded
+from the data (dispersion.py); that the whole keeps its error rates is what tests/benchmarks/canary.py shows.
+
+What is assumed: that a side's own rate varies anew from look to look. A burst on one side alone that lasts many looks
+is taken for a difference between the sides, so a look should not be shorter than such bursts are.
 """
 
 from __future__ import annotations
@@ -102,7 +105,7 @@ def floor_evidence(n: Array, e: Array, *, floor: float) -> Array:
 
 
 def _both_sides(looks: Looks, ratio: float, times: float, squared: float) -> Array:
-    """Logarithm of each look's likelihood ratio of `times`·`ratio` to `ratio`, in effective looks."""
+    """Logarithm of each look's likelihood ratio of `times`·`ratio` to `ratio`, in effective counts."""
     canary_n, canary_e, stable_n, stable_e = effective(looks, ratio, squared)
     null = canary_n * ratio + stable_n
     odds = np.log(np.where(null > 0, quotient(canary_n * ratio * times + stable_n, null), 1.0))
@@ -111,7 +114,7 @@ def _both_sides(looks: Looks, ratio: float, times: float, squared: float) -> Arr
 
 
 def effective(looks: Looks, ratio: float, squared: float) -> Looks:
-    """The looks, each side divided by 1 + κ²·(its expected errors, given what it had).
+    """The counts, each side divided by 1 + κ²·(its expected errors, given what it had).
 
     What a side was expected to have is halfway between its share of the look's errors and its own: the share alone
     would trust a chance lull of the other side, its own alone a chance error.
