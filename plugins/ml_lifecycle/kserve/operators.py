@@ -119,7 +119,6 @@ class CanaryOperator(RolloutOperator):
             state = asyncio.run(_begin(request, holder(context)))
         if state.decision is not None:
             return self.resume(context, {"status": "decided", "decision": str(state.decision), "reason": state.reason})
-        self._say_what_it_takes(request)
         return self.wait(CanaryTrigger, context, poll_seconds=request.rollout.look_seconds)
 
     def resume(self, context: Mapping[str, Any], event: Event) -> dict[str, Any]:  # noqa: ARG002
@@ -128,15 +127,6 @@ class CanaryOperator(RolloutOperator):
         if event["decision"] != "promoted":
             raise AirflowFailException(f"{event['decision']}: {event['reason']}")
         return {"decision": event["decision"], "reason": event["reason"]}
-
-    def _say_what_it_takes(self, request: RolloutRequest) -> None:
-        from ml_lifecycle.canary.verdict import expected_requests
-
-        for rate in (0.0, 0.005):
-            needed = expected_requests(request.limits, error_rate=rate, share=request.rollout.steps[0] / 100)
-            self.log.info(
-                "errors of %.1f %% on both sides: about %.0f canary requests to a verdict", 100 * rate, needed
-            )
 
 
 class CloseRolloutOperator(RolloutOperator):

@@ -7,13 +7,13 @@ makes the live one so, as often as necessary. A driver that is killed leaves a s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
 
 from ml_lifecycle.canary.evidence import Evidence, Side, Window
-from ml_lifecycle.canary.plan import Move, Position, next_move
+from ml_lifecycle.canary.plan import Move, Position, expected_seconds, next_move
 from ml_lifecycle.canary.snapshot import Gap, Snapshot, between
 from ml_lifecycle.canary.verdict import Outcome, Verdict, judge
 from ml_lifecycle.kserve.manifest import Predictor
@@ -191,6 +191,31 @@ def remember(state: RolloutState, history: Iterable[Window]) -> RolloutState:
     for window in history:
         evidence = evidence.add(window, state.request.limits.slow)
     return replace(state, evidence=evidence)
+
+
+def outlook(state: RolloutState, history: Sequence[Window]) -> str:
+    """How long the verdict may take, by what the stable side served of late; for the log."""
+    requests = sum(window.stable.requests for window in history)
+    errors = sum(window.stable.errors for window in history)
+    if not requests:
+        return "the stable side has served nothing of late: how long the verdict takes cannot be told"
+    plan, limits = state.request.plan, state.request.limits
+    per_second = requests / (len(history) * plan.look_seconds)
+    seconds = expected_seconds(plan, limits, requests_per_second=per_second, error_rate=errors / requests)
+    traffic = f"at {60 * per_second:.0f} requests a minute and {errors / requests:.2%} errors"
+    harm = f"a {limits.margin:g}× margin or a floor of {limits.floor:.2%}"
+    if math.isinf(seconds):
+        return (
+            f"{traffic} this plan is not expected to clear {harm} before its deadline of "
+            f"{plan.deadline_seconds / 60:g} minutes: raise margin, floor or deadline_minutes"
+        )
+    return (
+        f"{traffic} this plan needs about {_duration(seconds)} to clear {harm}; half of all good versions need longer"
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
 
 
 def trouble(state: RolloutState, service: Service | None) -> str:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ml_lifecycle.canary.evidence import Side, Window
 from ml_lifecycle.canary.snapshot import Counters, Gap, Snapshot
 from ml_lifecycle.kserve.manifest import Predictor
 from ml_lifecycle.kserve.request import RolloutRequest
@@ -24,6 +25,8 @@ from ml_lifecycle.kserve.rollout import (
     look,
     next_closing,
     opened,
+    outlook,
+    remember,
     report,
     trouble,
 )
@@ -254,3 +257,26 @@ def test_what_a_closed_rollout_left_serving_is_known_unless_it_may_never_have_be
     unchanged = dataclasses.replace(rollout, kind=Kind.UNCHANGED)
     assert left(unchanged, Decision.PROMOTED) == stable
     assert left(unchanged, Decision.ROLLED_BACK) is None
+
+
+def past(requests, errors=0, looks=60):
+    return [Window(stable=Side(requests, errors))] * looks
+
+
+@pytest.mark.parametrize(
+    ("history", "overrides", "words"),
+    [
+        (past(250), {"rollout.look_seconds": 5}, "at 3000 requests a minute and 0.00% errors this plan needs about "),
+        (past(10), {"rollout.look_seconds": 60, "rollout.floor": 0.0}, "not expected to clear"),
+        (past(0), {}, "has served nothing of late"),
+        ([], {}, "has served nothing of late"),
+    ],
+)
+def test_the_log_says_how_long_a_verdict_may_take(history, overrides, words):
+    assert words in outlook(state(**overrides), history)
+
+
+def test_the_stable_sides_past_is_evidence_of_its_level_alone():
+    remembered = remember(state(), past(100, 1, looks=3))
+    assert remembered.evidence.totals.stable.requests == 300
+    assert remembered.evidence.totals.canary.requests == 0

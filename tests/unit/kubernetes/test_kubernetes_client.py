@@ -1,6 +1,7 @@
 """The client against the stand-in: what it repeats, what it does not, what it says."""
 
 import asyncio
+import json
 import subprocess
 import sys
 import textwrap
@@ -130,14 +131,8 @@ async def test_a_missing_name_or_namespace_is_refused_before_anything_is_sent(st
 
 
 async def test_the_wrong_token_is_forbidden(stand_in):
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "c", "cluster": {"server": stand_in.url}}],
-        "users": [{"name": "u", "user": {"token": "wrong"}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "x",
-    }
+    config = json.loads(stand_in.kubeconfig.read_text())
+    config["users"][0]["user"]["token"] = "wrong"
     async with KubernetesClient.from_kubeconfig(config) as client:
         with pytest.raises(ForbiddenError):
             await client.list(NAMESPACE)
