@@ -56,7 +56,9 @@ class ProcessGroup:
         if self.size == 1:
             return network
         ids = [device.index] if device.type == "cuda" else None
-        return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(
+            network, device_ids=ids, forward_sync_buffers=False, gradient_as_bucket_view=True
+        )
 
     def on_this_host(self) -> int:
         """How many of the processes run on this host."""
