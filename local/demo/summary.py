@@ -115,7 +115,8 @@ def _rollout(training: Training) -> RenderableType:
     ending = Text(f"{rollout['outcome'].replace('_', ' ')}: {rollout['reason']}")
     table = _table(title, "traffic", "side", "requests", "errors", "p95", "verdict")
     for step in rollout["steps"]:
-        verdict = f"{step['verdict'].replace('_', ' ')} after {step['looks']} looks"
+        looks = "1 look" if step["looks"] == 1 else f"{step['looks']} looks"
+        verdict = f"{step['verdict'].replace('_', ' ')} after {looks}"
         table.add_row(f"{step['percent']} %", "canary", *_side(step["canary"]), verdict)
         table.add_row("", "stable", *_side(step["stable"]), "")
     return Group(table, ending)
