@@ -115,7 +115,10 @@ def _prepare(
     manifest = build_manifest(files, holdout=specification.holdout, shard_rows=_shard_rows(files, specification))
     require_trainable(manifest, max_corrupt=specification.max_corrupt)
     summary = summarize(manifest)
-    say(f"{len(manifest)} files: {summary}")
+    say(
+        f"{len(manifest)} files: {summary['images']} images of {len(summary['classes'])} classes, "
+        f"{summary['train_images']} to train on and {summary['holdout_images']} held out"
+    )
     left_out = quarantine(manifest)
     for file in left_out[:LEFT_OUT_SAID]:
         say(f"left out: {file['path']}: {file['reason']}")
