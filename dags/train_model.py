@@ -204,7 +204,7 @@ with DAG(
                 dag_id=dag_run.dag_id,
                 dag_run_id=dag_run.run_id,
                 name=f"{model} {dag_run.run_id}",
-                tags={"model": model, "dataset": settings.dataset_name, "git.commit": code_version()},
+                tags={"model": model, "dataset": settings.dataset_name, "mlflow.source.git.commit": code_version()},
             )
             tracking.tag_run(run.run_id, cost_tags(settings))
         log.info("%s: classes %s; MLflow run %s", settings.dataset_name, ", ".join(classes), run.url)

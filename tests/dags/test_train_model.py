@@ -149,7 +149,7 @@ def test_a_training_ends_in_a_challenger_without_a_cluster_and_leaves_no_secret(
     mlflow_run = tracking._client.get_run(version.run_id)
     assert mlflow_run.info.status == "FINISHED"
     assert mlflow_run.data.tags["airflow.run"] == run.run_id
-    assert len(mlflow_run.data.tags["git.commit"]) == 40
+    assert len(mlflow_run.data.tags["mlflow.source.git.commit"]) == 40
     deleted = xcom(run, "delete_cluster")
     assert mlflow_run.data.tags["cost.estimate"] == "3600.00"
     assert mlflow_run.data.tags["cost.currency"] == deleted["currency"] == "RUB"

@@ -264,6 +264,7 @@ async def test_a_change_by_hand_is_refused_with_both_ways_out_each_time(cluster)
 
 async def test_a_change_by_hand_that_was_undone_by_hand_is_taken_over(cluster):
     by_hand(cluster, "9")
+    await until(lambda: cluster.component["latestCreatedRevision"].endswith("2"))
     by_hand(cluster, "1")
     await until(lambda: len(cluster.shares()) == 1 and cluster.component["latestReadyRevision"].endswith("3"))
     report = await go_live(cluster, "2", "second")

@@ -36,7 +36,11 @@ def tracking(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tra
 
 def start(tracking: TrackingClient, dag_run: str) -> str:
     return tracking.start_run(
-        "tests", dag_id="train_model", dag_run_id=dag_run, name=dag_run, tags={"model": "m", "git.commit": None}
+        "tests",
+        dag_id="train_model",
+        dag_run_id=dag_run,
+        name=dag_run,
+        tags={"model": "m", "mlflow.source.git.commit": None},
     ).run_id
 
 
@@ -57,7 +61,7 @@ def test_one_airflow_run_has_one_mlflow_run(tracking: TrackingClient) -> None:
     assert run.info.status == "RUNNING"
     assert run.data.tags["failure"] == "the cluster did not come up"
     assert run.data.tags["airflow.dag"] == "train_model"
-    assert "git.commit" not in run.data.tags
+    assert "mlflow.source.git.commit" not in run.data.tags
 
 
 def test_a_run_ends_as_told(tracking: TrackingClient) -> None:
