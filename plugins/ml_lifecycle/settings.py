@@ -11,6 +11,7 @@ import itertools
 import json
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -41,12 +42,16 @@ def _base_uri(uri: str) -> str:
     return uri.rstrip("/")
 
 
-def _rising_to_100(steps: tuple[int, ...]) -> tuple[int, ...]:
-    inside = all(0 < step <= 100 for step in steps)
-    rising = all(low < high for low, high in itertools.pairwise(steps))
-    if not steps or not inside or not rising or steps[-1] != 100:
-        raise ValueError("must be percents above 0 that rise strictly and end in 100, as in [10, 25, 50, 100]")
-    return steps
+def _clock_or_moment(text: str) -> str:
+    if re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text):
+        return text
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise ValueError("must be a time of day in UTC as in 06:30, or a moment with its zone as in 2026-12-01T06:30Z")
+    return text
 
 
 ModelName = Annotated[str, AfterValidator(_model_name)]
@@ -295,11 +300,42 @@ class Serving(Section):
         return self
 
 
+class Step(Section):
+    """One step of a rollout that asks for more than the others before it is left."""
+
+    percent: int = Field(ge=0, le=100, description="the canary's traffic; 0: none yet, only its own address")
+    dwell_seconds: Seconds | None = Field(default=None, description="this step's own dwell time")
+    min_requests: int | None = Field(default=None, ge=0, description="this step's own minimum of canary requests")
+    approval: bool = Field(default=False, description="a person must let it go on: DAG steer_rollout, action approve")
+    until: Annotated[str, AfterValidator(_clock_or_moment)] | None = Field(
+        default=None, description="not left before: a time of day in UTC (06:30), or a moment (2026-12-01T06:30Z)"
+    )
+
+
+def _rising_to_100(steps: tuple[int | Step, ...]) -> tuple[int | Step, ...]:
+    percents = [step if isinstance(step, int) else step.percent for step in steps]
+    inside = all(0 <= percent <= 100 for percent in percents)
+    rising = all(low < high for low, high in itertools.pairwise(percents))
+    if not steps or not inside or not rising or percents[-1] != 100:
+        raise ValueError("must be percents that rise strictly and end in 100, as in [10, 25, 50, 100]")
+    return steps
+
+
 class Rollout(Section):
     """How a new version takes over the traffic."""
 
-    steps: Annotated[tuple[int, ...], AfterValidator(_rising_to_100)] = Field(
-        default=(10, 25, 50, 100), description="traffic percents of the canary, rising to 100"
+    strategy: Literal["canary", "blue_green", "rolling"] = Field(
+        default="canary",
+        description="canary: by steps, on evidence. blue_green: all at once after the checks at the new revision's own "
+        "address. rolling: KServe replaces the revision at once, checked only afterwards; asks nothing of the cluster",
+    )
+    steps: Annotated[tuple[int | Step, ...], AfterValidator(_rising_to_100)] = Field(
+        default=(10, 25, 50, 100),
+        description="traffic percents of the canary, rising to 100; instead of a number an object with percent and "
+        "dwell_seconds, min_requests, approval or until",
+    )
+    approval_timeout_hours: float = Field(
+        default=24, gt=0, description="a step that nobody has approved by then ends the rollout as on_deadline says"
     )
     dwell_seconds: Seconds = Field(default=300, description="a step lasts at least this long")
     look_seconds: Seconds = Field(default=60, description="time between two looks at the metrics")
@@ -315,7 +351,7 @@ class Rollout(Section):
     )
     ready_timeout_minutes: float = Field(default=20, gt=0, description="a revision not ready by then is rolled back")
     deadline_minutes: float = Field(default=240, gt=0, description="the rollout is decided by then")
-    on_deadline: Literal["roll_back", "freeze"] = Field(default="roll_back", description="what happens at the deadline")
+    on_deadline: Literal["roll_back", "freeze"] = Field(default="roll_back", description="what happens at the deadline, and to a rollout whose task was ended")
     metrics: Literal["knative_otel", "knative_queue_proxy"] = Field(
         default="knative_otel", description="the data plane's metrics: Knative 1.19+ or older"
     )

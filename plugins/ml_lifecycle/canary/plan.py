@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Literal
 
@@ -15,8 +17,35 @@ from ml_lifecycle.canary.verdict import Limits, Outcome, Verdict
 
 
 @dataclass(frozen=True)
+class Gate:
+    """What one step asks for before it is left; None: what the plan asks for, or nothing.
+
+    `until` is a time of day in UTC (`06:30`, its next one after the step began) or a moment in ISO 8601.
+    """
+
+    dwell_seconds: float | None = None
+    min_requests: int | None = None
+    approval: bool = False
+    until: str | None = None
+
+    def opens_at(self, since: float) -> float:
+        """The Unix time before which a step that began at `since` is not left."""
+        if self.until is None:
+            return since
+        if ":" not in self.until[:3]:
+            return datetime.fromisoformat(self.until).timestamp()
+        begun = datetime.fromtimestamp(since, UTC)
+        hour, minute = self.until.split(":")
+        moment = begun.replace(hour=int(hour), minute=int(minute), second=0, microsecond=0)
+        return (moment if moment >= begun else moment + timedelta(days=1)).timestamp()
+
+
+@dataclass(frozen=True)
 class Plan:
-    """Traffic percents rising to 100; times in seconds. `min_requests` are the canary's in one step."""
+    """Traffic percents rising to 100; times in seconds. `min_requests` are the canary's in one step.
+
+    `gates`: what single steps ask for, by their percent. A step of 0 % proves nothing, so none of it is asked.
+    """
 
     steps: tuple[int, ...]
     dwell_seconds: float
@@ -24,6 +53,8 @@ class Plan:
     min_requests: int
     deadline_seconds: float
     on_deadline: Literal["roll_back", "freeze"] = "roll_back"
+    gates: Mapping[int, Gate] = field(default_factory=dict)
+    approval_seconds: float = math.inf
 
     @property
     def canary_steps(self) -> tuple[int, ...]:
@@ -35,6 +66,7 @@ class Move(StrEnum):
     """What the rollout does after a look."""
 
     STAY = "stay"
+    PAUSE = "pause"
     NEXT_STEP = "next_step"
     PROMOTE = "promote"
     ROLL_BACK = "roll_back"
@@ -43,32 +75,60 @@ class Move(StrEnum):
 
 @dataclass(frozen=True)
 class Position:
-    """Where a rollout stands; times are Unix seconds."""
+    """Where a rollout stands; times are Unix seconds.
+
+    `opened_at` leaves pauses out, so that they cost no time of the deadline; `paused_since` is that of a pause that
+    goes on; `frozen` says who stopped the rollout by hand, and why.
+    """
 
     step: int
     step_since: float
     step_requests: int
     opened_at: float
+    approved: bool = False
+    frozen: str = ""
+    paused_since: float | None = None
 
 
 def next_move(plan: Plan, position: Position, verdict: Verdict, now: float) -> tuple[Move, str]:
     """The move, and why.
 
-    A step ends after its dwell time and its minimum of requests; only the last one before 100 waits for the verdict
-    `promote`. A rollout that its deadline finds undecided ends as the plan says.
+    A step ends after its dwell time, its minimum of requests and what else its gate asks for; only the last one before
+    100 waits for the verdict `promote`. The verdict `roll_back` acts in a pause as well. A rollout that its deadline
+    finds undecided ends as the plan says.
     """
     if verdict.outcome is Outcome.ROLL_BACK:
         return Move.ROLL_BACK, verdict.reason
-    waiting = _waiting_for(plan, position, now)
+    if position.frozen:
+        return Move.PAUSE, f"frozen by {position.frozen}"
+    percent = plan.canary_steps[position.step]
+    gate = plan.gates.get(percent, Gate())
     last = position.step + 1 >= len(plan.canary_steps)
-    if not waiting and last and verdict.outcome is Outcome.PROMOTE:
-        return Move.PROMOTE, verdict.reason
-    if now - position.opened_at >= plan.deadline_seconds:
-        late = f"undecided after {plan.deadline_seconds / 60:g} minutes: {verdict.reason}"
-        return (Move.ROLL_BACK if plan.on_deadline == "roll_back" else Move.FREEZE), late
-    if waiting or last:
-        return Move.STAY, waiting or verdict.reason
-    return Move.NEXT_STEP, "dwell time and requests reached"
+    waiting = _waiting_for(plan, gate, position, now)
+    if not waiting and last and percent and verdict.outcome is not Outcome.PROMOTE:
+        waiting = verdict.reason
+    overdue = position.paused_since is None and now - position.opened_at >= plan.deadline_seconds
+    if overdue and (waiting or not last):
+        return _overdue(plan), f"undecided after {plan.deadline_seconds / 60:g} minutes: {verdict.reason}"
+    if waiting:
+        return Move.STAY, waiting
+    if pause := _pause(gate, position, now):
+        if position.paused_since is not None and now - position.paused_since >= plan.approval_seconds:
+            return _overdue(plan), f"nobody approved the step of {percent} % in {plan.approval_seconds / 3600:g} hours"
+        return Move.PAUSE, pause
+    return (Move.PROMOTE, verdict.reason) if last else (Move.NEXT_STEP, "dwell time and requests reached")
+
+
+def _overdue(plan: Plan) -> Move:
+    return Move.ROLL_BACK if plan.on_deadline == "roll_back" else Move.FREEZE
+
+
+def _pause(gate: Gate, position: Position, now: float) -> str:
+    """What the step waits for that only a clock or a person can bring; empty if nothing."""
+    opens_at = gate.opens_at(position.step_since)
+    if now < opens_at:
+        return f"paused until {datetime.fromtimestamp(opens_at, UTC):%Y-%m-%d %H:%M} UTC"
+    return "waits for approval" if gate.approval and not position.approved else ""
 
 
 def expected_seconds(plan: Plan, limits: Limits, *, requests_per_second: float, error_rate: float) -> float:
@@ -91,11 +151,13 @@ def expected_seconds(plan: Plan, limits: Limits, *, requests_per_second: float, 
     return plan.look_seconds * float(may.argmax() + 1) if may.any() else math.inf
 
 
-def _waiting_for(plan: Plan, position: Position, now: float) -> str:
-    left = position.step_since + plan.dwell_seconds - now
+def _waiting_for(plan: Plan, gate: Gate, position: Position, now: float) -> str:
+    dwell = plan.dwell_seconds if gate.dwell_seconds is None else gate.dwell_seconds
+    left = position.step_since + dwell - now
     # A look that comes a moment early must not cost the step another whole look.
     if left > plan.look_seconds / 4:
         return f"{left:.0f} s left of this step"
-    if position.step_requests < plan.min_requests:
-        return f"{position.step_requests} of at least {plan.min_requests} requests on this step"
+    wanted = plan.min_requests if gate.min_requests is None else gate.min_requests
+    if plan.canary_steps[position.step] and position.step_requests < wanted:
+        return f"{position.step_requests} of at least {wanted} requests on this step"
     return ""

@@ -14,31 +14,40 @@ from typing import Any
 
 from ml_lifecycle.canary.evidence import Window
 from ml_lifecycle.canary.snapshot import Gap, Snapshot
+from ml_lifecycle.kserve.closing import Act, Closing, ended, left_serving, next_closing, noted
 from ml_lifecycle.kserve.exceptions import RolloutInterruptedError, RolloutRefusedError, RolloutStuckError
 from ml_lifecycle.kserve.manifest import Predictor, Templates, is_ours, picked, predictor
 from ml_lifecycle.kserve.queries import PRESETS, history, snapshot
+from ml_lifecycle.kserve.report import report
 from ml_lifecycle.kserve.request import RolloutRequest
-from ml_lifecycle.kserve.revisions import Readiness, Service, read, readiness
+from ml_lifecycle.kserve.revisions import Readiness, Service, is_standard, read, readiness
 from ml_lifecycle.kserve.rollout import (
     STATE_ANNOTATION,
-    Act,
-    Closing,
     Decision,
     Kind,
     Phase,
     RolloutState,
+    Wanted,
     begin_testing,
-    ended,
-    left_serving,
-    next_closing,
-    noted,
     opened,
-    report,
+    returning,
 )
+from ml_lifecycle.kserve.standard import UNSPLITTABLE, own_address, pod_selector
+from ml_lifecycle.kserve.steering import STEERING_ANNOTATION, Order, objection, steered
 from ml_lifecycle.kubernetes import leases
 from ml_lifecycle.kubernetes.client import KubernetesClient
 from ml_lifecycle.kubernetes.exceptions import ConflictError, ForbiddenError, LeaseHeldError, NotFoundError
-from ml_lifecycle.kubernetes.resource import CONFIG_MAP, INFERENCE_SERVICE, LEASE, MLSCALER, NAMESPACE, POD, REVISION
+from ml_lifecycle.kubernetes.resource import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    HTTP_ROUTE,
+    INFERENCE_SERVICE,
+    LEASE,
+    MLSCALER,
+    NAMESPACE,
+    POD,
+    REVISION,
+)
 from ml_lifecycle.prometheus.client import PrometheusClient
 from ml_lifecycle.prometheus.exceptions import PrometheusError, PrometheusUnavailableError
 from ml_lifecycle.resources import resource
@@ -47,6 +56,10 @@ log = logging.getLogger(__name__)
 
 FIELD_MANAGER = "ml-lifecycle-rollout"
 _FIRST_WINDOW_SECONDS = 60.0
+# A ready canary gets its place in the HTTPRoute at once; traffic that Knative moves back has moved by then.
+_UNROUTED_SECONDS = 60.0
+_RETURN_SECONDS = 30.0
+_STORAGE_URI_ANNOTATION = "internal.serving.kserve.io/storage-initializer-sourceuri"
 
 Clock = Callable[[], datetime]
 
@@ -84,8 +97,9 @@ class RolloutClient:
         return _state(lease)
 
     async def own(self, namespace: str, service: str) -> RolloutState:
-        """The state of this holder's rollout; RolloutInterruptedError where it is another's or nobody's."""
-        state = await self.load(namespace, service)
+        """The state of this holder's rollout, which obeys a person's order; RolloutInterruptedError if it is another's."""
+        lease = await leases.read(self.kubernetes, namespace, leases.lease_name(service))
+        state = steered_state(lease)
         if state is None or state.holder != self.holder:
             by = "nobody" if state is None else state.holder
             raise RolloutInterruptedError(
@@ -105,7 +119,20 @@ class RolloutClient:
     async def service(self, state: RolloutState) -> Service | None:
         """The InferenceService as it stands; None if absent."""
         found = await self.kubernetes.find(INFERENCE_SERVICE, state.service, state.request.namespace)
-        return None if found is None else read(found)
+        replaced = state.kind in (Kind.ROLLING, Kind.RETURN)
+        return None if found is None else await self._read(found, deployment=replaced)
+
+    async def _read(self, found: dict[str, Any], *, deployment: bool = False) -> Service:
+        """With what Standard mode keeps elsewhere: the HTTPRoute, and if it is asked for the predictor's Deployment."""
+        if not is_standard(found):
+            return read(found)
+        name, namespace = found["metadata"]["name"], found["metadata"]["namespace"]
+        route = await self.kubernetes.find(HTTP_ROUTE, name, namespace)
+        service = read(found, route)
+        if deployment and service.latest_created:
+            own = await self.kubernetes.find(DEPLOYMENT, service.latest_created, namespace)
+            service = read(found, route, own or {"metadata": {"generation": 1}, "spec": {}})
+        return service
 
     async def open(self, request: RolloutRequest, golden: str) -> RolloutState:
         """Takes the Lease and opens the canary at 0 %; goes on with what this or a dead run has begun.
@@ -125,8 +152,8 @@ class RolloutClient:
             await self.release(namespace, name)
             raise RolloutRefusedError(
                 f"InferenceService {name!r} in {namespace!r} has a canary open ({live.canary_percent} % of "
-                f"{live.predictor.storage_uri!r}) that no rollout knows: promote it or restore the good storageUri, "
-                "and remove canaryTrafficPercent"
+                f"{live.newest.storage_uri!r}) that no rollout knows: promote it or restore the good storageUri, "
+                f"and remove {'spec.canary' if live.standard else 'canaryTrafficPercent'}"
             )
         return await self._begin(request, live, golden)
 
@@ -149,14 +176,17 @@ class RolloutClient:
         await self.close(await self.save(replace(left, holder=self.holder)), release=False)
 
     async def _begin(self, request: RolloutRequest, live: Service | None, golden: str) -> RolloutState:
-        runtime = self._templates.serving_runtime(request.serving)
-        candidate = predictor(request.serving, request.storage_uri, runtime["metadata"]["name"])
-        if await self._scaled(request):
-            candidate = candidate.without_replicas()
+        candidate = await self._predictor(request, request.storage_uri)
         left = await self.load(request.namespace, request.model)
         state = await self.save(opened(request, self.holder, candidate, live, self.now()))
         await self._apply_candidate(state, left, golden)
         return state
+
+    async def _predictor(self, request: RolloutRequest, storage_uri: str) -> Predictor:
+        """What the settings ask for; a scaler keeps the replicas."""
+        runtime = self._templates.serving_runtime(request.serving)
+        wanted = predictor(request.serving, storage_uri, runtime["metadata"]["name"])
+        return wanted.without_replicas() if await self._scaled(request) else wanted
 
     async def _apply_candidate(self, state: RolloutState, left: RolloutState | None, golden: str) -> None:
         """The golden cases, the runtime and the candidate at 0 %; the same again changes nothing."""
@@ -167,12 +197,12 @@ class RolloutClient:
             return
         await self.kubernetes.apply(self._templates.serving_runtime(request.serving), field_manager=FIELD_MANAGER)
         # Percent and storageUri in one request: a percent alone would move traffic to an older revision.
-        percent = 0 if state.kind is Kind.CANARY else None
+        wanted = state.wanted(0 if state.kind is Kind.CANARY else None)
         try:
-            await self.apply(state, state.candidate, percent)
+            await self.apply(state, wanted)
         except ConflictError as conflict:
             await self._check_disputed(state, left, conflict)
-            await self.apply(state, state.candidate, percent, force=True)
+            await self.apply(state, wanted, force=True)
 
     async def _check_disputed(self, state: RolloutState, left: RolloutState | None, conflict: ConflictError) -> None:
         """RolloutRefusedError unless what others own is as the last rollout `left` it: so no change of theirs is lost.
@@ -182,7 +212,7 @@ class RolloutClient:
         name, namespace = state.service, state.request.namespace
         wanted, found = None, await self.kubernetes.find(INFERENCE_SERVICE, name, namespace) or {}
         if left is not None and (serving := left_serving(left)):
-            wanted = picked(self._templates.inference_service(name, namespace, serving, None), conflict.owners)
+            wanted = picked(self._manifest(state, Wanted(serving)), conflict.owners)
         if wanted and wanted == picked(found, conflict.owners):
             log.info("taking over what others own, for it is as the last rollout left it: %s", conflict.message)
             return
@@ -192,12 +222,16 @@ class RolloutClient:
         version = state.stable.version if state.stable else ""
         raise RolloutRefusedError(_disputed(name, namespace, conflict, wanted, version))
 
-    async def apply(
-        self, state: RolloutState, predictor: Predictor, percent: int | None, *, force: bool = False
-    ) -> None:
+    async def apply(self, state: RolloutState, wanted: Wanted, *, force: bool = False) -> None:
         """Server-side apply of the InferenceService."""
-        manifest = self._templates.inference_service(state.service, state.request.namespace, predictor, percent)
+        manifest = self._manifest(state, wanted)
         await self.kubernetes.apply(manifest, field_manager=FIELD_MANAGER, force=force)
+
+    def _manifest(self, state: RolloutState, wanted: Wanted) -> dict[str, Any]:
+        request = state.request
+        return self._templates.inference_service(
+            request.model, request.namespace, wanted.predictor, wanted.percent, wanted.canary, request.serving
+        )
 
     async def readiness(self, state: RolloutState) -> tuple[RolloutState, Readiness]:
         """Whether the new revision may be begin_testing; the state follows."""
@@ -205,9 +239,21 @@ class RolloutClient:
         if service is None:
             return state, Readiness(failed=True, reason=f"InferenceService {state.service!r} was deleted")
         state = noted(state, service)
-        pods = await self._pods(state, service.latest_created) if service.latest_created != state.before else []
+        pods = await self._pods(state, service) if service.latest_created != state.before else []
         found = readiness(service, pods, before=state.before)
+        state, found = self._routed(state, service, found)
         return (begin_testing(state, service) if found.ready and state.phase is Phase.OPENING else state), found
+
+    def _routed(self, state: RolloutState, service: Service, found: Readiness) -> tuple[RolloutState, Readiness]:
+        """A canary that gets no place in the route in time fails: users' traffic has not been touched yet."""
+        if not found.unrouted:
+            return replace(state, unrouted_since=None), found
+        since = state.unrouted_since or self.now()
+        patience = min(_UNROUTED_SECONDS, 30 * state.request.rollout.ready_timeout_minutes)
+        if self.now() - since > patience:
+            reason = UNSPLITTABLE.format(service=state.service, revision=service.latest_created)
+            found = replace(found, failed=True, reason=reason)
+        return replace(state, unrouted_since=since), found
 
     async def address(self, state: RolloutState) -> str:
         """The new revision's own URL; the service's where KServe gives none (it has no tag, and takes all traffic)."""
@@ -216,6 +262,8 @@ class RolloutClient:
             raise RolloutInterruptedError(
                 f"InferenceService {state.service!r} was deleted in the middle of the rollout"
             )
+        if service.standard:
+            return own_address(state.revision, state.request.namespace)
         url = service.tag_url(state.revision)
         if not url and state.kind is Kind.CANARY:
             raise RolloutInterruptedError(
@@ -271,7 +319,7 @@ class RolloutClient:
                 break
             await self._act(state, closing)
             if closing.act is Act.WAIT:
-                self._check_patience(state, closing)
+                state = self._check_patience(state, closing)
                 state = await self.save(noted(state, service))
                 await asyncio.sleep(poll_seconds)
         await self.kubernetes.delete(CONFIG_MAP, state.request.golden_name, state.request.namespace)
@@ -300,24 +348,74 @@ class RolloutClient:
         """Gives the Lease back without a state; False if it was not held."""
         return await leases.release(self.kubernetes, namespace, leases.lease_name(service), self.holder)
 
+    async def order(self, namespace: str, service: str, order: Order) -> RolloutState:
+        """Leaves a person's order on the Lease of an open rollout; RolloutRefusedError where there is none to obey it."""
+        name = leases.lease_name(service)
+        lease = await leases.read(self.kubernetes, namespace, name)
+        state = _state(lease)
+        if reason := objection(state, order.action, service):
+            raise RolloutRefusedError(reason)
+        patch = {"metadata": {"annotations": {STEERING_ANNOTATION: json.dumps(order.to_json())}}}
+        return _state(leases.parse_lease(await self.kubernetes.merge_patch(LEASE, name, namespace, patch))) or state
+
+    async def open_return(self, request: RolloutRequest, reason: str) -> RolloutState:
+        """Takes the Lease and decides the return to the version of `request`; nothing of the service has changed yet.
+
+        RolloutRefusedError where an open rollout, another's service or the version that serves stand against it.
+        """
+        live = await self._check(request)
+        if live is None or not live.rolled_out:
+            raise RolloutRefusedError(
+                f"there is no InferenceService {request.model!r} in {request.namespace!r} that serves: run roll_out_model"
+            )
+        if live.newest.storage_uri == request.storage_uri:
+            raise RolloutRefusedError(f"version {request.version} of {request.model!r} serves already")
+        await self._acquire(request, {})
+        left = await self.load(request.namespace, request.model)
+        if left is not None and left.holder == self.holder and left.kind is Kind.RETURN:
+            return left
+        if left is not None and (left.phase is not Phase.CLOSED or _still_frozen(left, live)):
+            await self._clear(left)
+            live = await self._live(request) or live
+        gone = live.predictor
+        going = request.model_copy(update={"version": gone.version, "storage_uri": gone.storage_uri, "run_id": ""})
+        target = replace(await self._predictor(request, request.storage_uri), name=gone.name)
+        kept = "" if live.standard else await self._kept(live, request)
+        await self.kubernetes.apply(self._templates.serving_runtime(request.serving), field_manager=FIELD_MANAGER)
+        return await self.save(returning(going, self.holder, target, live, kept, reason, self.now()))
+
+    async def _kept(self, live: Service, request: RolloutRequest) -> str:
+        """The revision before the live one, if Knative still has it and it serves the version of `request`."""
+        if not live.previous_rolled_out:
+            return ""
+        found = await self.kubernetes.find(REVISION, live.previous_rolled_out, request.namespace)
+        annotations = ((found or {}).get("metadata") or {}).get("annotations") or {}
+        return live.previous_rolled_out if annotations.get(_STORAGE_URI_ANNOTATION) == request.storage_uri else ""
+
     async def take_over(self, state: RolloutState) -> RolloutState:
         """The Lease of an abandoned rollout; LeaseHeldError if it lives again."""
         await self._acquire(state.request, {})
         return await self.save(replace(state, holder=self.holder))
 
     async def _act(self, state: RolloutState, closing: Closing) -> None:
-        if closing.act is Act.APPLY and closing.predictor is not None:
-            await self.apply(state, closing.predictor, closing.percent, force=True)
+        if closing.act is Act.APPLY and closing.wanted is not None:
+            await self.apply(state, closing.wanted, force=True)
         if closing.act is Act.DELETE:
             await self.kubernetes.delete(INFERENCE_SERVICE, state.service, state.request.namespace)
 
-    def _check_patience(self, state: RolloutState, closing: Closing) -> None:
+    def _check_patience(self, state: RolloutState, closing: Closing) -> RolloutState:
+        """A return that Knative does not carry out by moving traffic is carried out by a new revision."""
         minutes = state.request.rollout.ready_timeout_minutes
-        if self.now() - (state.closing_since or 0) > 60 * minutes:
+        waited = self.now() - (state.closing_since or 0)
+        if state.kept_revision and waited > _RETURN_SECONDS:
+            log.info("traffic does not go back to %s: the earlier version gets a new revision", state.kept_revision)
+            return replace(state, kept_revision="")
+        if waited > 60 * minutes:
             raise RolloutStuckError(
                 f"InferenceService {state.service!r} is not {state.decision} after {minutes:g} minutes: "
                 f"{closing.reason}; look at its revisions and pods, then clear this task"
             )
+        return state
 
     async def _acquire(self, request: RolloutRequest, annotations: dict[str, str | None]) -> None:
         name = leases.lease_name(request.model)
@@ -350,7 +448,7 @@ class RolloutClient:
         if found is None:
             await self._check_kserve(namespace)
             return None
-        service = read(found)
+        service = await self._read(found)
         if not is_ours(found):
             raise RolloutRefusedError(
                 f"InferenceService {name!r} in {namespace!r} was not made by ml-lifecycle: delete it, or choose "
@@ -361,9 +459,8 @@ class RolloutClient:
                 f"InferenceService {name!r} has a transformer, whose traffic KServe splits apart from the predictor's: "
                 "remove it"
             )
-        if service.unsplittable:
-            raise RolloutRefusedError(f"InferenceService {name!r} {service.unsplittable}")
-        if service.rolled_out and await self.kubernetes.find(REVISION, service.rolled_out, namespace) is None:
+        gone = service.rolled_out and not service.standard
+        if gone and await self.kubernetes.find(REVISION, service.rolled_out, namespace) is None:
             raise RolloutRefusedError(
                 f"revision {service.rolled_out} of InferenceService {name!r} no longer exists, so traffic cannot go "
                 "back to it: delete the service and roll out again"
@@ -385,8 +482,9 @@ class RolloutClient:
         targets = [scaler.get("spec", {}).get("targetRef") or {} for scaler in scalers]
         return any(t.get("kind") == INFERENCE_SERVICE.kind and t.get("name") == request.model for t in targets)
 
-    async def _pods(self, state: RolloutState, revision: str) -> list[dict[str, Any]]:
-        selector = f"serving.knative.dev/revision={revision}"
+    async def _pods(self, state: RolloutState, service: Service) -> list[dict[str, Any]]:
+        revision = service.latest_created
+        selector = pod_selector(revision) if service.standard else f"serving.knative.dev/revision={revision}"
         return await self.kubernetes.list(POD, state.request.namespace, label_selector=selector)
 
 
@@ -425,12 +523,22 @@ def _still_frozen(left: RolloutState, live: Service | None) -> bool:
         open_still
         and left.decision is Decision.FROZEN
         and live is not None
-        and (live.predictor.storage_uri == left.candidate.storage_uri)
+        and (live.newest.storage_uri == left.candidate.storage_uri)
     )
 
 
 def _annotations(state: RolloutState) -> dict[str, str | None]:
-    return {STATE_ANNOTATION: json.dumps(state.to_json(), separators=(",", ":"))}
+    document = {STATE_ANNOTATION: json.dumps(state.to_json(), separators=(",", ":"))}
+    # An order is for the rollout that it was given to.
+    return {**document, STEERING_ANNOTATION: None} if state.phase is Phase.CLOSED else {**document}
+
+
+def steered_state(lease: leases.Lease | None) -> RolloutState | None:
+    """The state on the Lease, which obeys the order that stands beside it."""
+    state = _state(lease)
+    if lease is None or state is None or STEERING_ANNOTATION not in lease.annotations:
+        return state
+    return steered(state, Order.from_json(json.loads(lease.annotations[STEERING_ANNOTATION])))
 
 
 def _state(lease: leases.Lease | None) -> RolloutState | None:

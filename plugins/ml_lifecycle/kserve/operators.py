@@ -109,7 +109,7 @@ class CanaryOperator(RolloutOperator):
     """Steps the traffic while looking at both sides, until the evidence, or the deadline, decides.
 
     Returns `{"decision", "reason"}` when the version is to be promoted, and fails with the reason otherwise. What was
-    decided is carried out by CloseRolloutOperator.
+    decided is carried out by CloseRolloutOperator. A pause is told once; the looks go on meanwhile.
     """
 
     def execute(self, context: Mapping[str, Any]) -> Any:
@@ -121,8 +121,11 @@ class CanaryOperator(RolloutOperator):
             return self.resume(context, {"status": "decided", "decision": str(state.decision), "reason": state.reason})
         return self.wait(CanaryTrigger, context, poll_seconds=request.rollout.look_seconds)
 
-    def resume(self, context: Mapping[str, Any], event: Event) -> dict[str, Any]:  # noqa: ARG002
-        """The decision."""
+    def resume(self, context: Mapping[str, Any], event: Event) -> Any:
+        """The decision, or after a pause was told the next looks."""
+        if event["status"] == "paused":
+            self.log.warning("%s %%: %s; steer_rollout lets it go on or ends it", event["percent"], event["reason"])
+            return self.wait(CanaryTrigger, context, poll_seconds=self.request().rollout.look_seconds)
         _check(event, "decided")
         if event["decision"] != "promoted":
             raise AirflowFailException(f"{event['decision']}: {event['reason']}")
@@ -152,6 +155,84 @@ class CloseRolloutOperator(RolloutOperator):
         report: dict[str, Any] = event["report"]
         self.log.info("%s version %s %s: %s", report["model"], report["version"], report["outcome"], report["reason"])
         return report
+
+
+class ReturnOperator(RolloutOperator):
+    """Returns to an earlier version at once: traffic first where Knative still has its revision, then the spec.
+
+    `rollout` is the request of the version that comes back. Refuses before anything is changed: serving files that are
+    gone, an open rollout, a version that serves already. Returns the report, as CloseRolloutOperator does.
+
+    :param reason: why, for the registry's tags and the log. (templated)
+    """
+
+    template_fields: Sequence[str] = ("rollout", "reason")
+
+    def __init__(self, *, reason: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.reason = reason
+
+    def execute(self, context: Mapping[str, Any]) -> Any:
+        """Decides, then closes."""
+        with _refusing():
+            request = self.request()
+            _golden(request)
+            state = asyncio.run(_open_return(request, self.reason, holder(context)))
+        way = f"traffic goes to {state.kept_revision} first" if state.kept_revision else "it gets a new revision"
+        self.log.info("%s: from version %s back to %s; %s", request.model, state.request.version, request.version, way)
+        return self.wait(CloseTrigger, context, poll_seconds=min(2.0, request.rollout.look_seconds))
+
+    def resume(self, context: Mapping[str, Any], event: Event) -> dict[str, Any]:  # noqa: ARG002
+        """The report."""
+        _check(event, "closed")
+        report: dict[str, Any] = event["report"]
+        self.log.info("%s: version %s serves again", report["model"], report["stable_version"])
+        return report
+
+
+class SteerRolloutOperator(BaseOperator):
+    """Leaves a person's order for an open rollout, which obeys it at its next look.
+
+    :param action: approve, freeze, resume, roll_back or promote. (templated)
+    :param by: who orders it. (templated)
+    :param reason: why. (templated)
+    """
+
+    template_fields: Sequence[str] = ("kubernetes_conn_id", "namespace", "model", "action", "by", "reason")
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        namespace: str,
+        action: str,
+        by: str,
+        reason: str = "",
+        kubernetes_conn_id: str = "kubernetes_default",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.kubernetes_conn_id = kubernetes_conn_id
+        self.namespace = namespace
+        self.model = model
+        self.action = action
+        self.by = by
+        self.reason = reason
+
+    def execute(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        """The order, and where the rollout stood."""
+        with _refusing():
+            state = asyncio.run(self._order(holder(context)))
+        self.log.info("%s: version %s at %s %%", self.action, state.request.version, state.percent)
+        return {"version": state.request.version, "phase": state.phase.value, "percent": state.percent}
+
+    async def _order(self, held_by: str) -> RolloutState:
+        from ml_lifecycle.kserve.client import connect
+        from ml_lifecycle.kserve.steering import Action, Order
+
+        async with connect(self.kubernetes_conn_id, held_by) as client:
+            order = Order(Action(self.action), self.by, self.reason, client.now())
+            return await client.order(self.namespace, self.model, order)
 
 
 class SweepRolloutsOperator(BaseOperator):
@@ -224,6 +305,13 @@ async def _begin(request: RolloutRequest, held_by: str) -> RolloutState:
     async with connect(request.connections.kubernetes, held_by) as client:
         state = await client.own(request.namespace, request.model)
         return await client.save(begin_canary(state))
+
+
+async def _open_return(request: RolloutRequest, reason: str, held_by: str) -> RolloutState:
+    from ml_lifecycle.kserve.client import connect
+
+    async with connect(request.connections.kubernetes, held_by) as client:
+        return await client.open_return(request, reason)
 
 
 async def _sweep(

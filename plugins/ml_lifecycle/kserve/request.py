@@ -6,9 +6,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from ml_lifecycle.canary.plan import Plan
+from ml_lifecycle.canary.plan import Gate, Plan
 from ml_lifecycle.canary.verdict import Limits
-from ml_lifecycle.settings import Connections, ModelName, Rollout, Serving, Settings
+from ml_lifecycle.settings import Connections, ModelName, Rollout, Serving, Settings, Step
+
+# Blue-green: nobody's traffic until the checks have passed, then everybody's.
+_AFTER_THE_CHECKS = Step(percent=0, dwell_seconds=0.001)
 
 
 class RolloutRequest(BaseModel):
@@ -51,15 +54,19 @@ class RolloutRequest(BaseModel):
 
     @property
     def plan(self) -> Plan:
-        """The steps."""
+        """The steps of the strategy; rolling has none."""
         rollout = self.rollout
+        steps = {"canary": rollout.steps, "blue_green": (_AFTER_THE_CHECKS, 100), "rolling": (100,)}[rollout.strategy]
+        own = [step for step in steps if isinstance(step, Step)]
         return Plan(
-            steps=rollout.steps,
+            steps=tuple(step.percent if isinstance(step, Step) else step for step in steps),
             dwell_seconds=rollout.dwell_seconds,
             look_seconds=rollout.look_seconds,
             min_requests=rollout.min_requests,
             deadline_seconds=60 * rollout.deadline_minutes,
             on_deadline=rollout.on_deadline,
+            gates={step.percent: Gate(step.dwell_seconds, step.min_requests, step.approval, step.until) for step in own},
+            approval_seconds=3600 * rollout.approval_timeout_hours,
         )
 
     @property

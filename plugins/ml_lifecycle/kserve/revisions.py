@@ -1,4 +1,4 @@
-"""Reads an InferenceService's status in Knative mode, and its pods: what serves, what is ready, what failed. Pure."""
+"""Reads an InferenceService, in either mode, and its pods: what serves, what is ready, what failed. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ml_lifecycle.kserve.manifest import Predictor
+from ml_lifecycle.kserve.manifest import Predictor, canary_of
+from ml_lifecycle.kserve.standard import Share, Standing, standing
 
 _STANDARD = frozenset({"Standard", "RawDeployment"})
 _MODE_ANNOTATION = "serving.kserve.io/deploymentMode"
@@ -16,26 +17,22 @@ _MOST_RESTARTS = 2
 
 
 @dataclass(frozen=True)
-class Share:
-    """One entry of the traffic list; `url` is the tag's."""
-
-    revision: str
-    percent: int
-    tag: str
-    url: str
-
-
-@dataclass(frozen=True)
 class Service:
-    """An InferenceService as read; empty strings where the status says nothing (yet)."""
+    """An InferenceService as read; empty strings where the status says nothing (yet).
+
+    A revision is Knative's, or in Standard mode the Deployment of a predictor. `canary` is that of Standard mode; in
+    Knative mode the predictor itself is the canary while `canary_percent` is set.
+    """
 
     predictor: Predictor
+    canary: Predictor | None
     canary_percent: int | None
     mode: str
     url: str
     latest_created: str
     latest_ready: str
     rolled_out: str
+    previous_rolled_out: str
     traffic: tuple[Share, ...]
     transition: str
     target_state: str
@@ -43,55 +40,95 @@ class Service:
     failed_revision: str
 
     @property
-    def unsplittable(self) -> str:
-        """Why its traffic cannot be split, and the way out; empty where it can."""
-        if self.mode not in _STANDARD:
-            return ""
-        return (
-            f"runs in {self.mode} mode, where canaryTrafficPercent is ignored and a new version would take all traffic "
-            "at once: set defaultDeploymentMode to Knative below `deploy` in KServe's ConfigMap "
-            "inferenceservice-config, delete the service if it is still there, and roll out again"
-        )
+    def standard(self) -> bool:
+        """Whether KServe runs it in Standard mode, without Knative."""
+        return self.mode in _STANDARD
+
+    @property
+    def newest(self) -> Predictor:
+        """What came last into the spec."""
+        return self.canary or self.predictor
 
     def percent(self, revision: str) -> int:
         """The revision's share of the traffic, all its entries together."""
         return sum(share.percent for share in self.traffic if share.revision == revision)
 
+    def routes(self, revision: str) -> bool:
+        """Whether the traffic list names the revision, be it with 0 %."""
+        return any(share.revision == revision for share in self.traffic)
+
     def tag_url(self, revision: str) -> str:
-        """The revision's own address; empty without tag routing."""
+        """The revision's own address; empty without one."""
         return next((share.url for share in self.traffic if share.revision == revision and share.tag and share.url), "")
 
 
-def read(inference_service: Mapping[str, Any]) -> Service:
-    """The service; tolerates a status that is absent or partly filled."""
+def is_standard(inference_service: Mapping[str, Any]) -> bool:
+    """Whether it runs in Standard mode, so far as it says; then `read` wants its HTTPRoute."""
+    return _mode(inference_service) in _STANDARD
+
+
+def read(
+    inference_service: Mapping[str, Any],
+    route: Mapping[str, Any] | None = None,
+    deployment: Mapping[str, Any] | None = None,
+) -> Service:
+    """The service; tolerates a status that is absent or partly filled.
+
+    In Standard mode the traffic is what its HTTPRoute says, and a rolling update is over when `deployment`, that of
+    the predictor, has followed; None: it is not asked for.
+    """
     status = inference_service.get("status") or {}
-    component = (status.get("components") or {}).get("predictor") or {}
     model = status.get("modelStatus") or {}
     failure = model.get("lastFailureInfo") or {}
-    annotations = inference_service.get("metadata", {}).get("annotations") or {}
+    predictor, canary = inference_service["spec"]["predictor"], canary_of(inference_service)
+    mode = _mode(inference_service)
+    if mode in _STANDARD:
+        found = standing(inference_service, canary and canary[0], route, deployment)
+    else:
+        found = _knative((status.get("components") or {}).get("predictor") or {})
+    # In Standard mode modelStatus is the predictor's: of an open canary it says nothing.
+    told = canary is None
     return Service(
         predictor=Predictor.of(inference_service),
-        canary_percent=inference_service["spec"]["predictor"].get("canaryTrafficPercent"),
-        # KServe's webhook writes the annotation where Standard is the cluster's default.
-        mode=status.get("deploymentMode") or annotations.get(_MODE_ANNOTATION, ""),
+        canary=canary and canary[0],
+        canary_percent=predictor.get("canaryTrafficPercent") if canary is None else canary[1],
+        mode=mode,
         url=status.get("url", ""),
-        latest_created=component.get("latestCreatedRevision", ""),
-        latest_ready=component.get("latestReadyRevision", ""),
-        rolled_out=component.get("latestRolledoutRevision", ""),
-        traffic=tuple(_share(entry) for entry in component.get("traffic") or ()),
-        transition=model.get("transitionStatus", ""),
-        target_state=(model.get("states") or {}).get("targetModelState", ""),
+        **vars(found),
+        transition=model.get("transitionStatus", "") if told else "",
+        target_state=(model.get("states") or {}).get("targetModelState", "") if told else "",
         failure=": ".join(part for part in (failure.get("reason", ""), failure.get("message", "")) if part),
         failed_revision=failure.get("modelRevisionName", ""),
     )
 
 
+def _mode(inference_service: Mapping[str, Any]) -> str:
+    annotations = inference_service.get("metadata", {}).get("annotations") or {}
+    # KServe's webhook writes the annotation where Standard is the cluster's default.
+    mode: str = (inference_service.get("status") or {}).get("deploymentMode") or annotations.get(_MODE_ANNOTATION, "")
+    return mode
+
+
+def _knative(component: Mapping[str, Any]) -> Standing:
+    return Standing(
+        latest_created=component.get("latestCreatedRevision", ""),
+        latest_ready=component.get("latestReadyRevision", ""),
+        rolled_out=component.get("latestRolledoutRevision", ""),
+        previous_rolled_out=component.get("previousRolledoutRevision", ""),
+        traffic=tuple(_share(entry) for entry in component.get("traffic") or ()),
+    )
+
+
 @dataclass(frozen=True)
 class Readiness:
-    """Whether a new revision may be tested; `failed` is final, and `reason` says what is missing or broken."""
+    """Whether a new revision may be tested; `failed` is final, and `reason` says what is missing or broken.
+
+    `unrouted`: all is there but a place in the traffic, which KServe gives at once or never.
+    """
 
     ready: bool = False
     failed: bool = False
+    unrouted: bool = False
     reason: str = ""
 
 
@@ -101,8 +138,6 @@ def readiness(service: Service, pods: Iterable[Mapping[str, Any]], *, before: st
     The service's own Ready says little: it flaps, and is true while new pods crash. So the revision must be the
     latest created and the latest ready, its model loaded and one of its pods ready.
     """
-    if service.unsplittable:
-        return Readiness(failed=True, reason=f"the InferenceService {service.unsplittable}")
     created = service.latest_created
     if not created or created == before:
         return Readiness(reason="KServe has not created the new revision yet")
@@ -115,6 +150,8 @@ def readiness(service: Service, pods: Iterable[Mapping[str, Any]], *, before: st
         return Readiness(reason=f"revision {created}: its model is {service.target_state}")
     if not any(_pod_ready(pod) for pod in pods):
         return Readiness(reason=f"revision {created}: no pod is ready")
+    if service.standard and not service.routes(created):
+        return Readiness(unrouted=True, reason=f"revision {created} is ready but no part of the traffic, not even 0 %")
     return Readiness(ready=True)
 
 

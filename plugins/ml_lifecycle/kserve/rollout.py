@@ -1,7 +1,8 @@
-"""One rollout as a state machine. Pure: the state is read from and written to the service's Lease by others.
+"""One rollout's state and how it begins. Pure: the state is read from and written to the service's Lease by others.
 
 Opening → testing → canary → decided → closed. The state names the InferenceService that is wanted; whoever drives it
-makes the live one so, as often as necessary. A driver that is killed leaves a state from which the next goes on.
+makes the live one so, as often as necessary. A driver that is killed leaves a state from which the next goes on. What
+a look makes of it stands in look.py, what a person's word does in steering.py, how it ends in closing.py.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
 
-from ml_lifecycle.canary.evidence import Evidence, Side, Window
-from ml_lifecycle.canary.plan import Move, Position, expected_seconds, next_move
-from ml_lifecycle.canary.snapshot import Gap, Snapshot, between
-from ml_lifecycle.canary.verdict import Outcome, Verdict, judge
+from ml_lifecycle.canary.evidence import Evidence, Window
+from ml_lifecycle.canary.plan import expected_seconds
+from ml_lifecycle.canary.snapshot import Snapshot
+from ml_lifecycle.canary.verdict import Outcome
 from ml_lifecycle.kserve.manifest import Predictor
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.revisions import Service
+from ml_lifecycle.kserve.standard import canary_name, sized
 
 STATE_ANNOTATION = "ml-lifecycle.io/rollout"
 
@@ -34,10 +36,12 @@ class Phase(StrEnum):
 
 
 class Kind(StrEnum):
-    """What there is to do: split traffic, be the first, or nothing because the version is live already."""
+    """What there is to do: split traffic, be the first, replace what serves, return to an earlier version, or nothing."""
 
     CANARY = "canary"
     FIRST = "first"
+    ROLLING = "rolling"
+    RETURN = "return"
     UNCHANGED = "unchanged"
 
 
@@ -71,11 +75,23 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What the spec of the InferenceService is to say; `canary` in Standard mode alone, where it stands beside."""
+
+    predictor: Predictor
+    percent: int | None = None
+    canary: Predictor | None = None
+
+
+@dataclass(frozen=True)
 class RolloutState:
     """Everything a successor needs to go on; times in Unix seconds.
 
     `before` is the latest revision created when the rollout opened, `stable_revision` the one that then had all
-    traffic, `revision` the new one once it is known.
+    traffic, `revision` the new one once it is known. Of a RETURN the candidate is what serves and is to go, `stable`
+    what comes back, and `kept_revision` the one before, if Knative still has it with the version that comes back.
+    `approved`: the percents that a person has let go on; `frozen`: who stopped it by hand, and why; `announced`: the
+    percent whose pause has been told; `unrouted_since`: a ready canary has waited for its place in the route since.
     """
 
     request: RolloutRequest
@@ -96,6 +112,16 @@ class RolloutState:
     closing_since: float | None = None
     closed_at: float | None = None
     url: str = ""
+    standard: bool = False
+    kept_revision: str = ""
+    approved: tuple[int, ...] = ()
+    frozen: str = ""
+    steered_at: float = 0.0
+    paused_since: float | None = None
+    paused_for: str = ""
+    paused_seconds: float = 0.0
+    announced: int | None = None
+    unrouted_since: float | None = None
 
     @property
     def service(self) -> str:
@@ -106,6 +132,16 @@ class RolloutState:
     def percent(self) -> int:
         """The canary's traffic that is wanted while the rollout is open."""
         return self.steps[-1].percent if self.steps else 0
+
+    def wanted(self, percent: int | None = None) -> Wanted:
+        """The spec that gives the canary `percent` of the traffic; None: that names the candidate alone."""
+        if percent is None or not self.standard or self.stable is None:
+            return Wanted(self.candidate, percent)
+        return Wanted(self.stable, percent, sized(self.candidate, self.stable, self._next_percent(percent)))
+
+    def _next_percent(self, percent: int) -> int:
+        """The step after this: its pods are to be ready when its traffic comes."""
+        return next((step for step in self.request.plan.steps if step > percent), 100)
 
     def decide(self, decision: Decision, reason: str) -> RolloutState:
         """With the end decided; the first decision stands."""
@@ -140,6 +176,7 @@ class RolloutState:
                 "candidate": Predictor(**document["candidate"]),
                 "stable": Predictor(**document["stable"]) if document["stable"] else None,
                 "phase": Phase(document["phase"]),
+                "approved": tuple(document.get("approved", ())),
                 "steps": tuple(Step.from_json(step) for step in document["steps"]),
                 "evidence": Evidence.from_json(document["evidence"]),
                 "snapshot": Snapshot.from_json(document["snapshot"]) if document["snapshot"] else None,
@@ -157,18 +194,43 @@ def opened(
         return replace(state, before=service.latest_created if service else "")
     # KServe makes no revision for a storageUri that it serves already.
     unchanged = service.predictor.storage_uri == candidate.storage_uri
+    rolling = request.rollout.strategy == "rolling"
+    kind = Kind.UNCHANGED if unchanged else Kind.ROLLING if rolling else Kind.CANARY
+    if service.standard:
+        # A rolling update keeps the Deployment; a canary has one of its own, which stays its own when it is promoted.
+        name = canary_name(request.version) if kind is Kind.CANARY else service.predictor.name
+        candidate = replace(candidate, name=name)
+    same_revision = unchanged or (rolling and service.standard)
     return replace(
         state,
-        kind=Kind.UNCHANGED if unchanged else Kind.CANARY,
+        kind=kind,
+        candidate=candidate,
         stable=service.predictor,
-        before="" if unchanged else service.latest_created,
+        before="" if same_revision else service.latest_created,
         stable_revision=service.rolled_out,
+        standard=service.standard,
     )
+
+
+def returning(
+    request: RolloutRequest, holder: str, target: Predictor, service: Service, kept_revision: str, reason: str, now: float
+) -> RolloutState:
+    """The return to `target`, decided from its beginning; `request` is of the version that serves and is to go."""
+    state = RolloutState(request, holder, Kind.RETURN, service.predictor, target, now)
+    return replace(
+        state,
+        before=service.latest_created,
+        stable_revision=kept_revision,
+        revision=service.rolled_out,
+        kept_revision=kept_revision,
+        standard=service.standard,
+    ).decide(Decision.ROLLED_BACK, reason)
 
 
 def begin_testing(state: RolloutState, service: Service) -> RolloutState:
     """The new revision is ready: the smoke test may begin."""
-    return replace(state, phase=Phase.TESTING, revision=service.latest_ready, url=service.url)
+    state = replace(state, phase=Phase.TESTING, revision=service.latest_ready, url=service.url)
+    return replace(state, standard=service.standard, unrouted_since=None)
 
 
 def begin_canary(state: RolloutState) -> RolloutState:
@@ -180,6 +242,8 @@ def begin_canary(state: RolloutState) -> RolloutState:
         return state.decide(Decision.PROMOTED, "the first version goes live after its smoke test")
     if state.kind is Kind.UNCHANGED:
         return state.decide(Decision.PROMOTED, "this version is live already")
+    if state.kind is Kind.ROLLING:
+        return state.decide(Decision.PROMOTED, "the rolling update is over and the smoke test passed")
     if not steps:
         return state.decide(Decision.PROMOTED, "the plan has no step below 100 %")
     return replace(state, phase=Phase.CANARY, steps=(Step(steps[0]),))
@@ -216,247 +280,3 @@ def outlook(state: RolloutState, history: Sequence[Window]) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
-
-
-def trouble(state: RolloutState, service: Service | None) -> str:
-    """Why the canary cannot go on: somebody changed the service. Empty if nobody did."""
-    name = state.service
-    if service is None:
-        return f"InferenceService {name!r} was deleted in the middle of the rollout"
-    if service.predictor.storage_uri != state.candidate.storage_uri:
-        return (
-            f"InferenceService {name!r} was edited in the middle of the rollout: storageUri is "
-            f"{service.predictor.storage_uri!r}, not {state.candidate.storage_uri!r}"
-        )
-    if service.latest_created not in {"", state.revision}:
-        return (
-            f"InferenceService {name!r} was edited in the middle of the rollout: revision {service.latest_created} "
-            f"came after {state.revision}"
-        )
-    if service.rolled_out not in {"", state.stable_revision}:
-        return (
-            f"KServe rolled {service.rolled_out} out in the middle of the rollout; {state.stable_revision} was stable"
-        )
-    return ""
-
-
-@dataclass(frozen=True)
-class Look:
-    """What one look found; `line` is for the log."""
-
-    state: RolloutState
-    line: str
-
-
-def look(state: RolloutState, service: Service, snapshot: Snapshot | Gap, now: float) -> Look:
-    """The state after one look at the service and at the counters (a Gap where they could not be read)."""
-    step = state.steps[-1]
-    if step.since is None and service.percent(state.revision) == step.percent:
-        step = replace(step, since=now)
-    window = _window(state.snapshot, snapshot)
-    state = replace(state, snapshot=state.snapshot if isinstance(snapshot, Gap) else snapshot)
-    if isinstance(window, Gap):
-        verdict = judge(state.evidence, state.request.limits)
-        verdict = replace(verdict, outcome=Outcome.HOLD, reasons=(window.reason, *verdict.reasons))
-    else:
-        limits = state.request.limits
-        evidence = state.evidence.add(window, limits.slow)
-        state = replace(state, evidence=evidence)
-        verdict = judge(evidence, limits)
-        step = replace(step, seen=step.seen + window, looks=step.looks + 1)
-    step = replace(step, verdict=verdict.outcome.value, reason=verdict.reason)
-    state = replace(state, steps=(*state.steps[:-1], step))
-    state, move = _moved(state, step, verdict, now)
-    return Look(state, _line(step, verdict, move))
-
-
-def _window(before: Snapshot | None, after: Snapshot | Gap) -> Window | Gap:
-    if isinstance(after, Gap):
-        return after
-    return Gap("first look: nothing to compare with yet") if before is None else between(before, after)
-
-
-def _moved(state: RolloutState, step: Step, verdict: Verdict, now: float) -> tuple[RolloutState, str]:
-    since = now if step.since is None else step.since
-    position = Position(
-        step=len(state.steps) - 1,
-        step_since=since,
-        step_requests=step.seen.canary.requests,
-        opened_at=state.opened_at,
-    )
-    move, reason = next_move(state.request.plan, position, verdict, now)
-    if move is Move.NEXT_STEP:
-        percent = state.request.plan.canary_steps[len(state.steps)]
-        return replace(state, steps=(*state.steps, Step(percent))), f"now {percent} %"
-    if move is Move.STAY:
-        return state, reason
-    decision = {
-        Move.PROMOTE: Decision.PROMOTED,
-        Move.ROLL_BACK: Decision.ROLLED_BACK,
-        Move.FREEZE: Decision.FROZEN,
-    }[move]
-    return state.decide(decision, reason), f"{decision.value}: {reason}"
-
-
-def _line(step: Step, verdict: Verdict, move: str) -> str:
-    canary, stable = (_side(side) for side in (step.seen.canary, step.seen.stable))
-    text = f"{step.percent:3d} %  look {step.looks:<3d} canary {canary}  stable {stable}  {verdict.outcome.value}"
-    return f"{text}: {verdict.reason}" + (f"  → {move}" if move != verdict.reason else "")
-
-
-def _side(side: Side) -> str:
-    latency = _p95_ms(side)
-    p95 = "" if latency is None else f", p95 {latency:.0f} ms"
-    return f"{side.requests} requests, {side.errors} errors{p95}"
-
-
-def _p95_ms(side: Side) -> float | None:
-    latency = side.latency.quantile(0.95)
-    return None if math.isnan(latency) else round(1000 * latency, 1)
-
-
-def ended(state: RolloutState, service: Service | None, now: float) -> RolloutState:
-    """The state that closing starts from: a rollout that nobody decided is rolled back, with the reason."""
-    without_verdict = {
-        Phase.OPENING: "the rollout ended before the new revision was ready",
-        Phase.TESTING: "the smoke test failed or was stopped: see the log of the task smoke_test",
-        Phase.CANARY: f"the rollout was stopped at {state.percent} % without a verdict",
-    }
-    if state.phase in without_verdict:
-        state = state.decide(Decision.ROLLED_BACK, without_verdict[state.phase])
-    if state.closing_since is None:
-        state = replace(state, closing_since=now)
-    return noted(state, service)
-
-
-def noted(state: RolloutState, service: Service | None) -> RolloutState:
-    """With the revision that this rollout has brought into being, once it can be told."""
-    if state.revision or service is None or service.predictor.storage_uri != state.candidate.storage_uri:
-        return state
-    created = service.latest_created
-    return state if created in {"", state.before} else replace(state, revision=created)
-
-
-class Act(StrEnum):
-    """What closes the rollout next."""
-
-    APPLY = "apply"
-    DELETE = "delete"
-    WAIT = "wait"
-    DONE = "done"
-
-
-@dataclass(frozen=True)
-class Closing:
-    """The next act: with APPLY the predictor and traffic to apply, with WAIT what for."""
-
-    act: Act
-    reason: str
-    predictor: Predictor | None = None
-    percent: int | None = None
-
-
-def next_closing(state: RolloutState, service: Service | None) -> Closing:
-    """What brings the live service one act closer to what was decided."""
-    if state.decision is Decision.FROZEN or state.kind is Kind.UNCHANGED:
-        return Closing(Act.DONE, "the service stays as it is")
-    if service is None:
-        return Closing(Act.DONE, f"there is no InferenceService {state.service!r}")
-    if state.decision is Decision.PROMOTED:
-        return _promotion(state, service)
-    return _roll_back(state, service)
-
-
-def _promotion(state: RolloutState, service: Service) -> Closing:
-    if service.predictor.storage_uri != state.candidate.storage_uri:
-        return Closing(Act.DONE, "somebody else changed the service: left as it is")
-    if service.canary_percent is not None:
-        return Closing(Act.APPLY, "all traffic to the new revision", state.candidate, None)
-    if service.rolled_out != state.revision or service.percent(state.revision) != 100:
-        return Closing(Act.WAIT, f"{state.revision} has {service.percent(state.revision)} % of the traffic")
-    return Closing(Act.DONE, f"{state.revision} serves all traffic")
-
-
-def _roll_back(state: RolloutState, service: Service) -> Closing:
-    uri = service.predictor.storage_uri
-    if state.stable is None:
-        if uri == state.candidate.storage_uri:
-            return Closing(Act.DELETE, "there is no earlier version to go back to")
-        return Closing(Act.DONE, "the service is gone or another's")
-    if uri == state.candidate.storage_uri:
-        return _withdraw(state, service, state.stable)
-    if uri != state.stable.storage_uri:
-        return Closing(Act.DONE, "somebody else changed the service: left as it is")
-    return _restored(state, service, state.stable)
-
-
-def _withdraw(state: RolloutState, service: Service, stable: Predictor) -> Closing:
-    """First the traffic, then the name: the good model's revision must not be raced by a ready bad one."""
-    if service.canary_percent != 0:
-        return Closing(Act.APPLY, "no traffic to the new revision", state.candidate, 0)
-    share = service.percent(state.revision) if state.revision else 0
-    if share > 0:
-        return Closing(Act.WAIT, f"{state.revision} still has {share} % of the traffic")
-    return Closing(Act.APPLY, "the spec names the stable version again", stable, 0)
-
-
-def _restored(state: RolloutState, service: Service, stable: Predictor) -> Closing:
-    """Traffic stays pinned until the restored revision is the latest ready one; then it takes all."""
-    restored = service.latest_created
-    ready = restored == service.latest_ready and restored not in {"", state.revision}
-    if service.canary_percent is not None:
-        if not ready:
-            return Closing(Act.WAIT, f"revision {restored} of the stable version is not ready yet")
-        return Closing(Act.APPLY, "all traffic to the stable version", stable, None)
-    if not ready or service.rolled_out != restored or service.percent(restored) != 100:
-        return Closing(Act.WAIT, f"{restored} has {service.percent(restored)} % of the traffic")
-    return Closing(Act.DONE, f"{restored} of the stable version serves all traffic")
-
-
-def left_serving(state: RolloutState) -> Predictor | None:
-    """What the service names since this rollout closed, unless somebody has changed it; None where that is open."""
-    if state.phase is not Phase.CLOSED:
-        return None
-    if state.decision is Decision.PROMOTED:
-        return state.stable if state.kind is Kind.UNCHANGED else state.candidate
-    withdrawn = state.decision is Decision.ROLLED_BACK and state.kind is Kind.CANARY and state.revision
-    return state.stable if withdrawn else None
-
-
-def report(state: RolloutState, service: Service | None, now: float) -> dict[str, Any]:
-    """What happened, for people and the next task; JSON. Latencies in milliseconds, null without data."""
-    return {
-        "model": state.request.model,
-        "version": state.request.version,
-        "run_id": state.request.run_id,
-        "storage_uri": state.request.storage_uri,
-        "tracking_conn_id": state.request.connections.tracking,
-        "stable_version": state.stable.version if state.stable else None,
-        "namespace": state.request.namespace,
-        "kind": state.kind.value,
-        "outcome": (state.decision or Decision.ROLLED_BACK).value,
-        "reason": state.reason,
-        "revisions": {
-            "new": state.revision,
-            "stable": state.stable_revision,
-            "live": service.rolled_out if service else "",
-        },
-        "steps": [_step_report(step) for step in state.steps],
-        "url": (service.url if service else "") or state.url,
-        "seconds": round(now - state.opened_at, 1),
-    }
-
-
-def _step_report(step: Step) -> dict[str, Any]:
-    return {
-        "percent": step.percent,
-        "looks": step.looks,
-        "canary": _side_report(step.seen.canary),
-        "stable": _side_report(step.seen.stable),
-        "verdict": step.verdict,
-        "reason": step.reason,
-    }
-
-
-def _side_report(side: Side) -> dict[str, Any]:
-    return {"requests": side.requests, "errors": side.errors, "p95_ms": _p95_ms(side)}

@@ -82,6 +82,9 @@ class RevisionReadyTrigger(RolloutTrigger):
         said = ""
         while True:
             state = await client.own(self.namespace, self.service)
+            if state.decision is not None:
+                await client.save(state)
+                raise RevisionFailedError(state.reason)
             state, found = await client.readiness(state)
             if found.ready:
                 await client.save(state)
@@ -101,7 +104,11 @@ class RevisionReadyTrigger(RolloutTrigger):
 
 
 class CanaryTrigger(RolloutTrigger):
-    """Looks at both sides every `poll_seconds` and moves the traffic: `{"status": "decided", "decision", "reason"}`."""
+    """Looks at both sides every `poll_seconds` and moves the traffic.
+
+    Events: `{"status": "decided", "decision", "reason"}`, or once for each pause
+    `{"status": "paused", "percent", "reason"}`: the rollout goes on with a new trigger while somebody is told.
+    """
 
     async def drive(self, client: RolloutClient) -> Event:
         """Looks until the rollout is decided; an API or a Prometheus that is away is a look without data."""
@@ -114,13 +121,16 @@ class CanaryTrigger(RolloutTrigger):
             self.log.info("going on at %s %% after %s looks", state.percent, looks)
         async with connect_prometheus(state.request.connections.prometheus) as prometheus:
             if not state.evidence.errors:
-                state = await self._remember(client, prometheus, state)
+                state = await client.save(await self._remember(client, prometheus, state))
             while state.phase is Phase.CANARY:
                 begun = client.now()
                 try:
-                    state = await self._look(client, prometheus, state)
+                    state = await self._look(client, prometheus, await client.own(self.namespace, self.service))
                 except UnavailableError as error:
                     self.log.warning("this look is lost: %s", error)
+                if state.paused_since is not None and state.announced != state.percent:
+                    await client.save(replace(state, announced=state.percent))
+                    return {"status": "paused", "percent": state.percent, "reason": state.paused_for}
                 if state.phase is Phase.CANARY:
                     await asyncio.sleep(max(0.0, begun + self.poll_seconds - client.now()))
         return {"status": "decided", "decision": str(state.decision), "reason": state.reason}
@@ -141,13 +151,16 @@ class CanaryTrigger(RolloutTrigger):
 
     async def _look(self, client: RolloutClient, prometheus: PrometheusClient, state: RolloutState) -> RolloutState:
         """One look; the state is on the Lease before the traffic follows it."""
-        from ml_lifecycle.kserve.rollout import Decision, look, trouble
+        from ml_lifecycle.kserve.look import look, trouble
+        from ml_lifecycle.kserve.rollout import Decision, Phase
 
+        if state.phase is not Phase.CANARY:  # a person has decided
+            return await client.save(state)
         service = await client.service(state)
         if reason := trouble(state, service):
             return await client.save(state.decide(Decision.ROLLED_BACK, reason))
         if service is None or service.canary_percent != state.percent:
-            await client.apply(state, state.candidate, state.percent, force=True)
+            await client.apply(state, state.wanted(state.percent), force=True)
             service = await client.service(state) or service
         if service is None:
             return state
@@ -156,7 +169,7 @@ class CanaryTrigger(RolloutTrigger):
         self.log.info("%s", seen.line)
         after = await client.save(seen.state)
         if after.percent != state.percent:
-            await client.apply(after, after.candidate, after.percent, force=True)
+            await client.apply(after, after.wanted(after.percent), force=True)
         return after
 
 

@@ -1,0 +1,145 @@
+"""What one look at the service and at both sides' counters makes of a rollout. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from ml_lifecycle.canary.evidence import Side, Window
+from ml_lifecycle.canary.plan import Move, Position, next_move
+from ml_lifecycle.canary.snapshot import Gap, Snapshot, between
+from ml_lifecycle.canary.verdict import Outcome, Verdict, judge
+from ml_lifecycle.kserve.revisions import Service
+from ml_lifecycle.kserve.rollout import Decision, RolloutState, Step
+
+# Chance leaves a side without any of so many expected requests once in half a billion looks.
+_SURELY_SOME = 20
+_SETTLED = 3
+
+
+def trouble(state: RolloutState, service: Service | None) -> str:
+    """Why the canary cannot go on: somebody changed the service. Empty if nobody did."""
+    name = state.service
+    if service is None:
+        return f"InferenceService {name!r} was deleted in the middle of the rollout"
+    if service.newest.storage_uri != state.candidate.storage_uri:
+        return (
+            f"InferenceService {name!r} was edited in the middle of the rollout: storageUri is "
+            f"{service.newest.storage_uri!r}, not {state.candidate.storage_uri!r}"
+        )
+    if service.latest_created not in {"", state.revision}:
+        return (
+            f"InferenceService {name!r} was edited in the middle of the rollout: revision {service.latest_created} "
+            f"came after {state.revision}"
+        )
+    if service.rolled_out not in {"", state.stable_revision}:
+        return (
+            f"KServe rolled {service.rolled_out} out in the middle of the rollout; {state.stable_revision} was stable"
+        )
+    return ""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look found; `line` is for the log."""
+
+    state: RolloutState
+    line: str
+
+
+def look(state: RolloutState, service: Service, snapshot: Snapshot | Gap, now: float) -> Look:
+    """The state after one look at the service and at the counters (a Gap where they could not be read)."""
+    step = state.steps[-1]
+    if step.since is None and service.percent(state.revision) == step.percent:
+        step = replace(step, since=now)
+    window = _window(state.snapshot, snapshot)
+    state = replace(state, snapshot=state.snapshot if isinstance(snapshot, Gap) else snapshot)
+    if isinstance(window, Gap):
+        verdict = judge(state.evidence, state.request.limits)
+        verdict = replace(verdict, outcome=Outcome.HOLD, reasons=(window.reason, *verdict.reasons))
+    else:
+        limits = state.request.limits
+        evidence = state.evidence.add(window, limits.slow)
+        state = replace(state, evidence=evidence)
+        verdict = judge(evidence, limits)
+        step = replace(step, seen=step.seen + window, looks=step.looks + 1)
+        if reason := _unsplit(step):
+            verdict = replace(verdict, reasons=(reason, *verdict.reasons))
+    step = replace(step, verdict=verdict.outcome.value, reason=verdict.reason)
+    state = replace(state, steps=(*state.steps[:-1], step))
+    state, move = _moved(state, step, verdict, now)
+    return Look(state, _line(step, verdict, move))
+
+
+def _unsplit(step: Step) -> str:
+    """Says so where one side has nothing at all, far beyond chance: then either the split or its metrics are broken."""
+    canary, stable = step.seen.canary.requests, step.seen.stable.requests
+    expected = {"canary": (canary, step.percent), "stable": (stable, 100 - step.percent)}
+    for side, (requests, percent) in expected.items():
+        if step.looks >= _SETTLED and not requests and (canary + stable) * percent / 100 >= _SURELY_SOME:
+            return (
+                f"none of {canary + stable} requests were the {side} side's at {percent} % of the traffic: the data "
+                "plane does not split it, or that side is not scraped"
+            )
+    return ""
+
+
+def _window(before: Snapshot | None, after: Snapshot | Gap) -> Window | Gap:
+    if isinstance(after, Gap):
+        return after
+    return Gap("first look: nothing to compare with yet") if before is None else between(before, after)
+
+
+def _moved(state: RolloutState, step: Step, verdict: Verdict, now: float) -> tuple[RolloutState, str]:
+    since = now if step.since is None else step.since
+    position = Position(
+        step=len(state.steps) - 1,
+        step_since=since,
+        step_requests=step.seen.canary.requests,
+        opened_at=state.opened_at + state.paused_seconds,
+        approved=step.percent in state.approved,
+        frozen=state.frozen,
+        paused_since=state.paused_since,
+    )
+    move, reason = next_move(state.request.plan, position, verdict, now)
+    state = _paused(state, now, reason if move is Move.PAUSE else "")
+    if move is Move.NEXT_STEP:
+        percent = state.request.plan.canary_steps[len(state.steps)]
+        return replace(state, steps=(*state.steps, Step(percent))), f"now {percent} %"
+    if move in (Move.STAY, Move.PAUSE):
+        return state, reason
+    decision = {
+        Move.PROMOTE: Decision.PROMOTED,
+        Move.ROLL_BACK: Decision.ROLLED_BACK,
+        Move.FREEZE: Decision.FROZEN,
+    }[move]
+    return state.decide(decision, reason), f"{decision.value}: {reason}"
+
+
+def _paused(state: RolloutState, now: float, reason: str) -> RolloutState:
+    """A pause costs no time of the deadline; without a `reason` there is none (any more)."""
+    if reason:
+        since = now if state.paused_since is None else state.paused_since
+        return replace(state, paused_since=since, paused_for=reason)
+    if state.paused_since is None:
+        return state
+    seconds = state.paused_seconds + now - state.paused_since
+    return replace(state, paused_since=None, paused_for="", paused_seconds=seconds, announced=None)
+
+
+def _line(step: Step, verdict: Verdict, move: str) -> str:
+    canary, stable = (_side(side) for side in (step.seen.canary, step.seen.stable))
+    text = f"{step.percent:3d} %  look {step.looks:<3d} canary {canary}  stable {stable}  {verdict.outcome.value}"
+    return f"{text}: {verdict.reason}" + (f"  → {move}" if move != verdict.reason else "")
+
+
+def _side(side: Side) -> str:
+    latency = p95_ms(side)
+    p95 = "" if latency is None else f", p95 {latency:.0f} ms"
+    return f"{side.requests} requests, {side.errors} errors{p95}"
+
+
+def p95_ms(side: Side) -> float | None:
+    """In milliseconds; None without data."""
+    latency = side.latency.quantile(0.95)
+    return None if math.isnan(latency) else round(1000 * latency, 1)

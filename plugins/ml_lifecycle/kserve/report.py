@@ -1,0 +1,49 @@
+"""A rollout that is over, for people and for the next task. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_lifecycle.canary.evidence import Side
+from ml_lifecycle.kserve.look import p95_ms
+from ml_lifecycle.kserve.revisions import Service
+from ml_lifecycle.kserve.rollout import Decision, RolloutState, Step
+
+
+def report(state: RolloutState, service: Service | None, now: float) -> dict[str, Any]:
+    """What happened, for people and the next task; JSON. Latencies in milliseconds, null without data."""
+    return {
+        "model": state.request.model,
+        "version": state.request.version,
+        "run_id": state.request.run_id,
+        "storage_uri": state.request.storage_uri,
+        "tracking_conn_id": state.request.connections.tracking,
+        "stable_version": state.stable.version if state.stable else None,
+        "namespace": state.request.namespace,
+        "kind": state.kind.value,
+        "outcome": (state.decision or Decision.ROLLED_BACK).value,
+        "reason": state.reason,
+        "revisions": {
+            "new": state.revision,
+            "stable": state.stable_revision,
+            "live": service.rolled_out if service else "",
+        },
+        "steps": [_step_report(step) for step in state.steps],
+        "url": (service.url if service else "") or state.url,
+        "seconds": round(now - state.opened_at, 1),
+    }
+
+
+def _step_report(step: Step) -> dict[str, Any]:
+    return {
+        "percent": step.percent,
+        "looks": step.looks,
+        "canary": _side_report(step.seen.canary),
+        "stable": _side_report(step.seen.stable),
+        "verdict": step.verdict,
+        "reason": step.reason,
+    }
+
+
+def _side_report(side: Side) -> dict[str, Any]:
+    return {"requests": side.requests, "errors": side.errors, "p95_ms": p95_ms(side)}

@@ -1,0 +1,118 @@
+"""KServe's Standard mode, where a revision is the Deployment of a predictor and the traffic is an HTTPRoute's. Pure.
+
+Objects bear the names `<service>-predictor` or, where the predictor has a name, `<service>-<name>-predictor`. A canary
+that is promoted keeps its name and so its Deployment: no pod starts anew.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ml_lifecycle.kserve.manifest import Predictor
+
+UNSPLITTABLE = (
+    "KServe does not split traffic in Standard mode here: HTTPRoute {service!r} has no backend {revision!r}. KServe "
+    "0.20.0 never has, and without enableGatewayApi there is no HTTPRoute: take a release with kserve#5912, or roll "
+    "out with rollout.strategy = rolling, or set defaultDeploymentMode to Knative"
+)
+
+
+@dataclass(frozen=True)
+class Share:
+    """One entry of the traffic list; `url` is the revision's own, where it has one."""
+
+    revision: str
+    percent: int
+    tag: str = ""
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Which revisions there are and who serves; empty strings where nothing says it (yet)."""
+
+    latest_created: str = ""
+    latest_ready: str = ""
+    rolled_out: str = ""
+    previous_rolled_out: str = ""
+    traffic: tuple[Share, ...] = ()
+
+
+def revision_name(service: str, predictor_name: str) -> str:
+    """The Deployment and Service of a predictor."""
+    return f"{service}-{predictor_name}-predictor" if predictor_name else f"{service}-predictor"
+
+
+def canary_name(version: str) -> str:
+    """The predictor's name under which a version is a canary, and later the predictor."""
+    return f"v{version}"
+
+
+def own_address(revision: str, namespace: str) -> str:
+    """The URL of a predictor's Service, within the cluster."""
+    return f"http://{revision}.{namespace}.svc.cluster.local"
+
+
+def pod_selector(revision: str) -> str:
+    """The label of a predictor's pods."""
+    return f"app=isvc.{revision}"
+
+
+def sized(canary: Predictor, stable: Predictor, percent: int) -> Predictor:
+    """The canary with the replicas that carry `percent` of the traffic: KServe neither scales it nor fills it in at 0 %.
+
+    Between 1 and the stable side's minimum, which KServe does not allow it to exceed; it has no maximum.
+    """
+    least = stable.min_replicas or 1
+    return replace(canary, min_replicas=max(1, math.ceil(least * percent / 100)), max_replicas=None)
+
+
+def standing(
+    inference_service: Mapping[str, Any],
+    canary: Predictor | None,
+    route: Mapping[str, Any] | None,
+    deployment: Mapping[str, Any] | None,
+) -> Standing:
+    """Who serves, by the status, the HTTPRoute (None: there is none) and, if given, the predictor's Deployment."""
+    metadata, status = inference_service.get("metadata", {}), inference_service.get("status") or {}
+    predictor = Predictor.of(inference_service)
+    stable = revision_name(metadata.get("name", ""), predictor.name)
+    newest = revision_name(metadata.get("name", ""), canary.name) if canary else stable
+    conditions = {item.get("type"): item.get("status") for item in status.get("conditions") or ()}
+    serves = conditions.get("PredictorReady") == "True" and (deployment is None or followed(deployment, predictor))
+    if canary:
+        known = {item.get("name"): item.get("ready") for item in status.get("canaryStatuses") or ()}
+        ready = newest if known.get(canary.name) else ""
+    else:
+        ready = stable if serves else ""
+    traffic = _shares(route, metadata.get("namespace", "")) if route else ()
+    if route is None and conditions.get("IngressReady") == "True":
+        traffic = (Share(stable, 100),)
+    routed = any(share.revision == stable for share in traffic)
+    return Standing(newest, ready, stable if serves and routed else "", "", traffic)
+
+
+def followed(deployment: Mapping[str, Any], predictor: Predictor) -> bool:
+    """Whether the Deployment runs this predictor's model, in every replica, and nothing else."""
+    metadata, status = deployment["metadata"], deployment.get("status") or {}
+    wanted = deployment["spec"].get("replicas", 1)
+    counts = [status.get(key, 0) for key in ("updatedReplicas", "availableReplicas", "replicas")]
+    seen = int(status.get("observedGeneration") or 0) >= int(metadata.get("generation") or 0)
+    return seen and counts == [wanted] * 3 and json.dumps(predictor.storage_uri) in json.dumps(deployment["spec"])
+
+
+def _shares(route: Mapping[str, Any], namespace: str) -> tuple[Share, ...]:
+    """Of the first rule that has weights, else of the first with a backend: explainers have rules of their own."""
+    rules = [rule.get("backendRefs") or [] for rule in route.get("spec", {}).get("rules") or ()]
+    rules = [rule for rule in rules if rule]
+    chosen = next((rule for rule in rules if len(rule) > 1), rules[0] if rules else [])
+    weights = [int(backend.get("weight", 1)) for backend in chosen]
+    total = sum(weights) or 1
+    return tuple(
+        Share(backend["name"], round(100 * weight / total), "own", own_address(backend["name"], namespace))
+        for backend, weight in zip(chosen, weights, strict=True)
+    )
