@@ -9,7 +9,7 @@ import shlex
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ml_lifecycle.canary.evidence import Window
@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 
 FIELD_MANAGER = "ml-lifecycle-rollout"
 _FIRST_WINDOW_SECONDS = 60.0
+_RENEW_AFTER = timedelta(minutes=1)
 
 Clock = Callable[[], datetime]
 
@@ -72,6 +73,7 @@ class RolloutClient:
         self.kubernetes = kubernetes
         self.holder = holder
         self._clock = clock
+        self._known: dict[tuple[str, str], leases.Lease] = {}
         self._templates = Templates(resource("k8s_templates"))
 
     def now(self) -> float:
@@ -81,6 +83,8 @@ class RolloutClient:
     async def load(self, namespace: str, service: str) -> RolloutState | None:
         """The state of the service's last rollout; None if there was none."""
         lease = await leases.read(self.kubernetes, namespace, leases.lease_name(service))
+        if lease is not None:
+            self._known[namespace, service] = lease
         return _state(lease)
 
     async def own(self, namespace: str, service: str) -> RolloutState:
@@ -96,11 +100,25 @@ class RolloutClient:
 
     async def save(self, state: RolloutState) -> RolloutState:
         """Writes the state onto the Lease and renews it; LeaseLostError if another has taken it."""
-        name = leases.lease_name(state.service)
-        await leases.renew(
-            self.kubernetes, state.request.namespace, name, self.holder, self._clock(), _annotations(state)
+        namespace, service = state.request.namespace, state.service
+        self._known[namespace, service] = await leases.renew(
+            self.kubernetes,
+            namespace,
+            leases.lease_name(service),
+            self.holder,
+            self._clock(),
+            _annotations(state),
+            self._known.get((namespace, service)),
         )
         return state
+
+    async def keep(self, state: RolloutState) -> RolloutState:
+        """As `save`, for waits: writes only a state that has changed, and renews once a minute."""
+        known = self._known.get((state.request.namespace, state.service))
+        if known is None or known.renewed is None or not _annotations(state).items() <= known.annotations.items():
+            return await self.save(state)
+        fresh = self._clock() < known.renewed + _RENEW_AFTER
+        return state if fresh else await self.save(state)
 
     async def service(self, state: RolloutState) -> Service | None:
         """The InferenceService as it stands; None if absent."""
@@ -272,15 +290,14 @@ class RolloutClient:
             await self._act(state, closing)
             if closing.act is Act.WAIT:
                 self._check_patience(state, closing)
-                state = await self.save(noted(state, service))
+                state = await self.keep(noted(state, service))
                 await asyncio.sleep(poll_seconds)
         await self.kubernetes.delete(CONFIG_MAP, state.request.golden_name, state.request.namespace)
         now = self.now()
         summary = report(state, service, now)
         closed = state.close(now)
         if release:
-            name = leases.lease_name(state.service)
-            await leases.release(self.kubernetes, state.request.namespace, name, self.holder, _annotations(closed))
+            await self._release(closed)
         else:
             await self.save(closed)
         return summary
@@ -299,6 +316,12 @@ class RolloutClient:
     async def release(self, namespace: str, service: str) -> bool:
         """Gives the Lease back without a state; False if it was not held."""
         return await leases.release(self.kubernetes, namespace, leases.lease_name(service), self.holder)
+
+    async def _release(self, state: RolloutState) -> None:
+        namespace, service = state.request.namespace, state.service
+        known = self._known.pop((namespace, service), None)
+        name = leases.lease_name(service)
+        await leases.release(self.kubernetes, namespace, name, self.holder, _annotations(state), known)
 
     async def take_over(self, state: RolloutState) -> RolloutState:
         """The Lease of an abandoned rollout; LeaseHeldError if it lives again."""
