@@ -9,7 +9,7 @@ import shlex
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ml_lifecycle.canary.evidence import Window
@@ -60,6 +60,7 @@ _FIRST_WINDOW_SECONDS = 60.0
 _UNROUTED_SECONDS = 60.0
 _RETURN_SECONDS = 30.0
 _STORAGE_URI_ANNOTATION = "internal.serving.kserve.io/storage-initializer-sourceuri"
+_RENEW_AFTER = timedelta(minutes=1)
 
 Clock = Callable[[], datetime]
 
@@ -85,6 +86,7 @@ class RolloutClient:
         self.kubernetes = kubernetes
         self.holder = holder
         self._clock = clock
+        self._known: dict[tuple[str, str], leases.Lease] = {}
         self._templates = Templates(resource("k8s_templates"))
 
     def now(self) -> float:
@@ -94,27 +96,42 @@ class RolloutClient:
     async def load(self, namespace: str, service: str) -> RolloutState | None:
         """The state of the service's last rollout; None if there was none."""
         lease = await leases.read(self.kubernetes, namespace, leases.lease_name(service))
+        if lease is not None:
+            self._known[namespace, service] = lease
         return _state(lease)
 
     async def own(self, namespace: str, service: str) -> RolloutState:
         """The state of this holder's rollout, which obeys a person's order; RolloutInterruptedError if it is another's."""
-        lease = await leases.read(self.kubernetes, namespace, leases.lease_name(service))
-        state = steered_state(lease)
+        state = await self.load(namespace, service)
         if state is None or state.holder != self.holder:
             by = "nobody" if state is None else state.holder
             raise RolloutInterruptedError(
                 f"the rollout of {service!r} in {namespace!r} belongs to {by}, not to {self.holder}: "
                 "another run has taken it over or closed it"
             )
-        return state
+        return steered(state, _order(self._known[namespace, service]))
 
     async def save(self, state: RolloutState) -> RolloutState:
         """Writes the state onto the Lease and renews it; LeaseLostError if another has taken it."""
-        name = leases.lease_name(state.service)
-        await leases.renew(
-            self.kubernetes, state.request.namespace, name, self.holder, self._clock(), _annotations(state)
+        namespace, service = state.request.namespace, state.service
+        self._known[namespace, service] = await leases.renew(
+            self.kubernetes,
+            namespace,
+            leases.lease_name(service),
+            self.holder,
+            self._clock(),
+            _annotations(state),
+            self._known.get((namespace, service)),
         )
         return state
+
+    async def keep(self, state: RolloutState) -> RolloutState:
+        """As `save`, for waits: writes only a state that has changed, and renews once a minute."""
+        known = self._known.get((state.request.namespace, state.service))
+        if known is None or known.renewed is None or not _annotations(state).items() <= known.annotations.items():
+            return await self.save(state)
+        fresh = self._clock() < known.renewed + _RENEW_AFTER
+        return state if fresh else await self.save(state)
 
     async def service(self, state: RolloutState) -> Service | None:
         """The InferenceService as it stands; None if absent."""
@@ -320,15 +337,14 @@ class RolloutClient:
             await self._act(state, closing)
             if closing.act is Act.WAIT:
                 state = self._check_patience(state, closing)
-                state = await self.save(noted(state, service))
+                state = await self.keep(noted(state, service))
                 await asyncio.sleep(poll_seconds)
         await self.kubernetes.delete(CONFIG_MAP, state.request.golden_name, state.request.namespace)
         now = self.now()
         summary = report(state, service, now)
         closed = state.close(now)
         if release:
-            name = leases.lease_name(state.service)
-            await leases.release(self.kubernetes, state.request.namespace, name, self.holder, _annotations(closed))
+            await self._release(closed)
         else:
             await self.save(closed)
         return summary
@@ -363,6 +379,9 @@ class RolloutClient:
 
         RolloutRefusedError where an open rollout, another's service or the version that serves stand against it.
         """
+        left = await self.load(request.namespace, request.model)
+        if left is not None and left.holder == self.holder and left.phase is not Phase.CLOSED:
+            return left
         live = await self._check(request)
         if live is None or not live.rolled_out:
             raise RolloutRefusedError(
@@ -371,9 +390,6 @@ class RolloutClient:
         if live.newest.storage_uri == request.storage_uri:
             raise RolloutRefusedError(f"version {request.version} of {request.model!r} serves already")
         await self._acquire(request, {})
-        left = await self.load(request.namespace, request.model)
-        if left is not None and left.holder == self.holder and left.kind is Kind.RETURN:
-            return left
         if left is not None and (left.phase is not Phase.CLOSED or _still_frozen(left, live)):
             await self._clear(left)
             live = await self._live(request) or live
@@ -391,6 +407,12 @@ class RolloutClient:
         found = await self.kubernetes.find(REVISION, live.previous_rolled_out, request.namespace)
         annotations = ((found or {}).get("metadata") or {}).get("annotations") or {}
         return live.previous_rolled_out if annotations.get(_STORAGE_URI_ANNOTATION) == request.storage_uri else ""
+
+    async def _release(self, state: RolloutState) -> None:
+        namespace, service = state.request.namespace, state.service
+        known = self._known.pop((namespace, service), None)
+        name = leases.lease_name(service)
+        await leases.release(self.kubernetes, namespace, name, self.holder, _annotations(state), known)
 
     async def take_over(self, state: RolloutState) -> RolloutState:
         """The Lease of an abandoned rollout; LeaseHeldError if it lives again."""
@@ -533,12 +555,9 @@ def _annotations(state: RolloutState) -> dict[str, str | None]:
     return {**document, STEERING_ANNOTATION: None} if state.phase is Phase.CLOSED else {**document}
 
 
-def steered_state(lease: leases.Lease | None) -> RolloutState | None:
-    """The state on the Lease, which obeys the order that stands beside it."""
-    state = _state(lease)
-    if lease is None or state is None or STEERING_ANNOTATION not in lease.annotations:
-        return state
-    return steered(state, Order.from_json(json.loads(lease.annotations[STEERING_ANNOTATION])))
+def _order(lease: leases.Lease) -> Order | None:
+    found = lease.annotations.get(STEERING_ANNOTATION)
+    return None if found is None else Order.from_json(json.loads(found))
 
 
 def _state(lease: leases.Lease | None) -> RolloutState | None:

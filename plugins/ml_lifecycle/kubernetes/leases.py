@@ -11,7 +11,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from ml_lifecycle.kubernetes.exceptions import AlreadyExistsError, ConflictError, LeaseHeldError, LeaseLostError
+from ml_lifecycle.kubernetes.exceptions import (
+    AlreadyExistsError,
+    ConflictError,
+    LeaseHeldError,
+    LeaseLostError,
+    NotFoundError,
+)
 from ml_lifecycle.kubernetes.resource import LEASE
 
 if TYPE_CHECKING:
@@ -112,12 +118,14 @@ async def renew(
     holder: str,
     now: datetime,
     annotations: Mapping[str, str | None] | None = None,
+    known: Lease | None = None,
 ) -> Lease:
     """Prolongs the Lease from `now` (aware) on; LeaseLostError if it is another's by now, or gone.
 
-    An expired Lease that nobody has taken over is still its holder's.
+    An expired Lease that nobody has taken over is still its holder's. `known`, the Lease as last read or written, saves
+    reading it: who has changed it since is met all the same, because its resourceVersion is no longer the present one.
     """
-    return await _write_own(client, namespace, name, holder, {"renewTime": _text(now)}, annotations)
+    return await _write_own(client, namespace, name, holder, {"renewTime": _text(now)}, annotations, known)
 
 
 async def release(
@@ -126,13 +134,15 @@ async def release(
     name: str,
     holder: str,
     annotations: Mapping[str, str | None] | None = None,
+    known: Lease | None = None,
 ) -> bool:
     """Gives the Lease up, so that the next may take it at once; its annotations stay unless changed here.
 
-    False if `holder` did not have it (any more): nothing is written then.
+    False if `holder` did not have it (any more): nothing is written then. `known` as in `renew`.
     """
+    given_up = {"holderIdentity": None, "renewTime": None}
     try:
-        await _write_own(client, namespace, name, holder, {"holderIdentity": None, "renewTime": None}, annotations)
+        await _write_own(client, namespace, name, holder, given_up, annotations, known)
     except LeaseLostError:
         return False
     return True
@@ -145,9 +155,10 @@ async def _write_own(
     holder: str,
     spec: Mapping[str, Any],
     annotations: Mapping[str, str | None] | None,
+    known: Lease | None,
 ) -> Lease:
     for _ in range(_ATTEMPTS):
-        found = await read(client, namespace, name)
+        found, known = known or await read(client, namespace, name), None
         if found is None:
             raise LeaseLostError(f"Lease {name!r} in namespace {namespace!r} is gone; {holder!r} held it")
         if found.holder != holder:
@@ -155,7 +166,7 @@ async def _write_own(
             raise LeaseLostError(f"Lease {name!r} in namespace {namespace!r} is held by {by}, no longer by {holder!r}")
         try:
             return await _write(client, found, spec, annotations)
-        except ConflictError:
+        except (ConflictError, NotFoundError):
             continue  # it changed in between, perhaps by our own write whose answer was lost
     raise LeaseLostError(f"Lease {name!r} in namespace {namespace!r} changes faster than {holder!r} can write it")
 

@@ -92,6 +92,41 @@ async def test_renewal_of_a_deleted_lease_says_so(client):
         await leases.renew(client, "models", NAME, "first", NOW)
 
 
+async def test_a_known_lease_is_written_without_reading_it(stand_in, client):
+    known = await acquire(client, "first")
+    stand_in.faults.clear()
+    for seconds in (10, 20):
+        now = NOW + timedelta(seconds=seconds)
+        known = await leases.renew(client, "models", NAME, "first", now, {"step": str(seconds)}, known)
+    assert await leases.release(client, "models", NAME, "first", known=known)
+    assert [method for method, _ in stand_in.faults.requests] == ["PATCH"] * 3
+
+
+async def test_a_known_lease_that_another_has_taken_is_lost_and_not_overwritten(client):
+    known = await acquire(client, "first")
+    later = NOW + timedelta(seconds=61)
+    await acquire(client, "second", later, {"step": "5"})
+    with pytest.raises(LeaseLostError, match="held by 'second', no longer by 'first'"):
+        await leases.renew(client, "models", NAME, "first", later, {"step": "50"}, known)
+    assert not await leases.release(client, "models", NAME, "first", {"step": "50"}, known)
+    found = await leases.read(client, "models", NAME)
+    assert (found.holder, found.annotations) == ("second", {"step": "5"})
+
+
+async def test_a_known_lease_that_was_deleted_is_lost(stand_in, client):
+    known = await acquire(client, "first")
+    stand_in.store.delete(LEASE, NAME, "models")
+    with pytest.raises(LeaseLostError, match="gone"):
+        await leases.renew(client, "models", NAME, "first", NOW, {}, known)
+
+
+async def test_what_others_annotate_costs_one_more_read(client):
+    known = await acquire(client, "first")
+    await client.merge_patch(LEASE, NAME, "models", {"metadata": {"annotations": {"note": "hers"}}})
+    renewed = await leases.renew(client, "models", NAME, "first", NOW, {"step": "5"}, known)
+    assert renewed.annotations == {"note": "hers", "step": "5"}
+
+
 async def test_only_one_of_two_takers_wins(client):
     # Both read before either writes: the second's write meets another version and reads again.
     await acquire(client, "former")
