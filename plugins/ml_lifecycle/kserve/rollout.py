@@ -19,6 +19,7 @@ from ml_lifecycle.canary.verdict import Outcome, Verdict, judge
 from ml_lifecycle.kserve.manifest import Predictor
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.revisions import Service
+from ml_lifecycle.kserve.trace import Point, Trace, extend
 
 STATE_ANNOTATION = "ml-lifecycle.io/rollout"
 
@@ -89,6 +90,7 @@ class RolloutState:
     revision: str = ""
     phase: Phase = Phase.OPENING
     steps: tuple[Step, ...] = ()
+    trace: Trace = ()
     evidence: Evidence = field(default_factory=Evidence)
     snapshot: Snapshot | None = None
     decision: Decision | None = None
@@ -114,7 +116,7 @@ class RolloutState:
         return replace(self, phase=Phase.DECIDED, decision=decision, reason=reason)
 
     def close(self, now: float) -> RolloutState:
-        """Closed; the looks are dropped, the steps kept."""
+        """Closed; the evidence is dropped, the steps and the trace of the looks are kept."""
         return replace(self, phase=Phase.CLOSED, closed_at=now, evidence=Evidence(), snapshot=None)
 
     def to_json(self) -> dict[str, Any]:
@@ -125,6 +127,7 @@ class RolloutState:
             "candidate": self.candidate.to_json(),
             "stable": self.stable.to_json() if self.stable else None,
             "steps": [step.to_json() for step in self.steps],
+            "trace": [point.to_json() for point in self.trace],
             "evidence": self.evidence.to_json(),
             "snapshot": self.snapshot.to_json() if self.snapshot else None,
         }
@@ -141,6 +144,8 @@ class RolloutState:
                 "stable": Predictor(**document["stable"]) if document["stable"] else None,
                 "phase": Phase(document["phase"]),
                 "steps": tuple(Step.from_json(step) for step in document["steps"]),
+                # A rollout that an earlier version of this package opened has none.
+                "trace": tuple(Point.from_json(point) for point in document.get("trace", ())),
                 "evidence": Evidence.from_json(document["evidence"]),
                 "snapshot": Snapshot.from_json(document["snapshot"]) if document["snapshot"] else None,
                 "decision": Decision(document["decision"]) if document["decision"] else None,
@@ -265,7 +270,9 @@ def look(state: RolloutState, service: Service, snapshot: Snapshot | Gap, now: f
         verdict = judge(evidence, limits)
         step = replace(step, seen=step.seen + window, looks=step.looks + 1)
     step = replace(step, verdict=verdict.outcome.value, reason=verdict.reason)
-    state = replace(state, steps=(*state.steps[:-1], step))
+    seen = None if isinstance(window, Gap) else window
+    point = Point.of(now - state.opened_at, step.percent, seen, verdict.numbers)
+    state = replace(state, steps=(*state.steps[:-1], step), trace=extend(state.trace, point))
     state, move = _moved(state, step, verdict, now)
     return Look(state, _line(step, verdict, move))
 
@@ -442,6 +449,7 @@ def report(state: RolloutState, service: Service | None, now: float) -> dict[str
             "live": service.rolled_out if service else "",
         },
         "steps": [_step_report(step) for step in state.steps],
+        "looks": [point.to_json() for point in state.trace],
         "url": (service.url if service else "") or state.url,
         "seconds": round(now - state.opened_at, 1),
     }
