@@ -81,6 +81,7 @@ latency of both sides, and promotes or rolls back. The first version of a servic
 - **`canary`** logs a line for each look. Its state stands on the Lease `ml-lifecycle-<model>`: a killed task goes on.
 - **`close`** runs whatever happened. After a roll-back the spec names the good version again, `champion` returns to
   `live`, and this run fails with the reason. A first version that fails is no longer champion.
+- **`publish`** leaves a picture of the evidence over time on the version's MLflow run: `rollout/version-<n>.svg`.
 """
 
 
@@ -140,6 +141,7 @@ with DAG(
         """Aliases follow what serves; fails with the reason where that is not the new version."""
         from airflow.providers.common.compat.sdk import AirflowFailException
 
+        from ml_lifecycle.kserve.picture import draw
         from ml_lifecycle.tracking.client import connect
         from ml_lifecycle.tracking.rollout_aliases import follow_rollout
 
@@ -147,6 +149,8 @@ with DAG(
         if outcome != "not_opened":
             with refusing(), connect(rollout["connections"]["tracking"]) as tracking:
                 follow_rollout(tracking, report)
+                if report["run_id"] and (picture := draw(report)):
+                    tracking.log_text(report["run_id"], f"rollout/version-{version}.svg", picture)
         if outcome != "promoted":
             raise AirflowFailException(f"{model} version {version} {outcome.replace('_', ' ')}: {report['reason']}")
         event = ModelEvent(

@@ -42,8 +42,10 @@ def registry(tmp_path, monkeypatch, cluster):
 
     store = mlflow.MlflowClient(client.uri)
     store.create_registered_model(MODEL)
+    monkeypatch.chdir(tmp_path)
     for version in ("1", "2", "3"):
-        store.create_model_version(MODEL, source="file:///nowhere", run_id=None)
+        run = store.create_run(store.create_experiment(f"training-{version}"))
+        store.create_model_version(MODEL, source="file:///nowhere", run_id=run.info.run_id)
         store.set_model_version_tag(MODEL, version, "storage_uri", cluster.version(version))
     store.set_registered_model_alias(MODEL, "champion", "1")
 
@@ -66,6 +68,8 @@ def test_first_version_then_canary_then_roll_back(cluster, registry, run_dag, st
     assert [step["percent"] for step in report["steps"]] == [10, 50]
     assert registry.find_alias(MODEL, "live").version == "2"
     assert registry.find_alias(MODEL, "champion").version == "2"
+    picture = registry.read_artifacts(report["run_id"], "rollout")["version-2.svg"].decode()
+    assert "version 2 beside version 1: promoted" in picture
 
     registry.set_alias(MODEL, "champion", "3")
     cluster.traffic.behaviours["digits-predictor-00003"] = Behaviour(errors=0.2)
@@ -76,6 +80,7 @@ def test_first_version_then_canary_then_roll_back(cluster, registry, run_dag, st
     report = xcom(third, "roll_out.close", map_index=0)
     assert report["outcome"] == "rolled_back"
     assert "canary requests failed" in report["reason"]
+    assert list(registry.read_artifacts(report["run_id"], "rollout")) == ["version-3.svg"]
     assert registry.find_alias(MODEL, "live").version == "2"
     assert registry.find_alias(MODEL, "champion").version == "2"
     assert cluster.is_clean()

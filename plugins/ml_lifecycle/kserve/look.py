@@ -11,6 +11,7 @@ from ml_lifecycle.canary.snapshot import Gap, Snapshot, between
 from ml_lifecycle.canary.verdict import Outcome, Verdict, judge
 from ml_lifecycle.kserve.revisions import Service
 from ml_lifecycle.kserve.rollout import Decision, RolloutState, Step
+from ml_lifecycle.kserve.trace import Point, extend
 
 # Chance leaves a side without any of so many expected requests once in half a billion looks.
 _SURELY_SOME = 20
@@ -66,7 +67,9 @@ def look(state: RolloutState, service: Service, snapshot: Snapshot | Gap, now: f
         if reason := _unsplit(step):
             verdict = replace(verdict, reasons=(reason, *verdict.reasons))
     step = replace(step, verdict=verdict.outcome.value, reason=verdict.reason)
-    state = replace(state, steps=(*state.steps[:-1], step))
+    seen = None if isinstance(window, Gap) else window
+    point = Point.of(now - state.opened_at, step.percent, seen, verdict.numbers)
+    state = replace(state, steps=(*state.steps[:-1], step), trace=extend(state.trace, point))
     state, move = _moved(state, step, verdict, now)
     return Look(state, _line(step, verdict, move))
 

@@ -29,6 +29,7 @@ def report(state: RolloutState, service: Service | None, now: float) -> dict[str
             "live": service.rolled_out if service else "",
         },
         "steps": [_step_report(step) for step in state.steps],
+        "looks": [point.to_json() for point in state.trace],
         "url": (service.url if service else "") or state.url,
         "seconds": round(now - state.opened_at, 1),
     }

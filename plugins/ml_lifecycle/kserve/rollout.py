@@ -21,6 +21,7 @@ from ml_lifecycle.kserve.manifest import Predictor
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.revisions import Service
 from ml_lifecycle.kserve.standard import canary_name, sized
+from ml_lifecycle.kserve.trace import Point, Trace
 
 STATE_ANNOTATION = "ml-lifecycle.io/rollout"
 
@@ -105,6 +106,7 @@ class RolloutState:
     revision: str = ""
     phase: Phase = Phase.OPENING
     steps: tuple[Step, ...] = ()
+    trace: Trace = ()
     evidence: Evidence = field(default_factory=Evidence)
     snapshot: Snapshot | None = None
     decision: Decision | None = None
@@ -150,7 +152,7 @@ class RolloutState:
         return replace(self, phase=Phase.DECIDED, decision=decision, reason=reason)
 
     def close(self, now: float) -> RolloutState:
-        """Closed; the looks are dropped, the steps kept."""
+        """Closed; the evidence is dropped, the steps and the trace of the looks are kept."""
         return replace(self, phase=Phase.CLOSED, closed_at=now, evidence=Evidence(), snapshot=None)
 
     def to_json(self) -> dict[str, Any]:
@@ -161,6 +163,7 @@ class RolloutState:
             "candidate": self.candidate.to_json(),
             "stable": self.stable.to_json() if self.stable else None,
             "steps": [step.to_json() for step in self.steps],
+            "trace": [point.to_json() for point in self.trace],
             "evidence": self.evidence.to_json(),
             "snapshot": self.snapshot.to_json() if self.snapshot else None,
         }
@@ -178,6 +181,8 @@ class RolloutState:
                 "phase": Phase(document["phase"]),
                 "approved": tuple(document.get("approved", ())),
                 "steps": tuple(Step.from_json(step) for step in document["steps"]),
+                # A rollout that an earlier version of this package opened has none.
+                "trace": tuple(Point.from_json(point) for point in document.get("trace", ())),
                 "evidence": Evidence.from_json(document["evidence"]),
                 "snapshot": Snapshot.from_json(document["snapshot"]) if document["snapshot"] else None,
                 "decision": Decision(document["decision"]) if document["decision"] else None,

@@ -134,6 +134,11 @@ class TrackingClient:
             if entry not in tagged:
                 self._client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([*tagged, entry]))
 
+    def log_text(self, run_id: str, path: str, text: str) -> None:
+        """Write the artifact `path`, in place of one that is there."""
+        with _asking(f"write {path} to run {run_id}"):
+            self._client.log_text(run_id, text, path)
+
     def read_artifacts(self, run_id: str, folder: str) -> dict[str, bytes]:
         """The files of an artifact folder by name; ServingArtifactMissingError if there are none."""
         with tempfile.TemporaryDirectory() as scratch, _asking(f"read artifacts {folder!r} of run {run_id}"):

@@ -232,11 +232,32 @@ def test_the_report_is_json_and_says_what_was_seen():
     assert len(json.dumps(found.to_json())) < 20_000
 
 
-def test_a_closed_state_drops_the_looks_but_keeps_the_steps():
+def test_the_report_tells_every_look_and_how_far_the_evidence_was():
+    found, lines = run(state(), 40)
+    looks = json.loads(json.dumps(report(found, seen(**CANARY, rolled_out=BAD), 60.0)))["looks"]
+    assert len(looks) == len(lines)
+    assert [point["at"] for point in looks[:3]] == [0.0, 5.0, 10.0]
+    assert looks[0]["canary"] == [0, 0]  # nothing to compare with yet
+    assert looks[1]["canary"] == [40, 0]
+    assert (
+        max(looks[-1]["numbers"][f"errors.{kind}"] for kind in ("ratio", "floor"))
+        >= 1
+        > (looks[-1]["numbers"]["errors.harm"])
+    )
+
+
+def test_a_rollout_that_an_earlier_version_opened_goes_on_without_its_trace():
+    before, _ = run(state(), 3)
+    document = before.to_json()
+    del document["trace"]
+    assert RolloutState.from_json(document) == dataclasses.replace(before, trace=())
+
+
+def test_a_closed_state_drops_the_evidence_but_keeps_the_steps_and_the_trace():
     found, _ = run(state(), 40)
     closed = found.close(99.0)
     assert (closed.phase, closed.evidence.errors) == (Phase.CLOSED, ())
-    assert closed.steps == found.steps
+    assert (closed.steps, closed.trace) == (found.steps, found.trace)
     assert dataclasses.replace(closed).to_json() == closed.to_json()
 
 

@@ -71,6 +71,14 @@ def test_a_run_ends_as_told(tracking: TrackingClient) -> None:
     assert tracking._client.get_run(run_id).info.status == "FINISHED"
 
 
+def test_a_text_artifact_is_written_and_written_again(tracking: TrackingClient) -> None:
+    run_id = start(tracking, "text")
+    for text in ("<svg/>", "<svg>é</svg>"):
+        tracking.log_text(run_id, "rollout/version-2.svg", text)
+
+    assert tracking.read_artifacts(run_id, "rollout") == {"version-2.svg": "<svg>é</svg>".encode()}
+
+
 def test_registering_a_run_twice_gives_one_version(tracking: TrackingClient) -> None:
     first = register(tracking, "twice", "register-1", compared_with="none")
     again = register(tracking, "twice", "register-1", compared_with="none")

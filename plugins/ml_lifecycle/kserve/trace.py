@@ -1,0 +1,78 @@
+"""What each look of a rollout saw, kept after its end: for the report and its picture. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from ml_lifecycle.canary.evidence import Window
+
+MOST_POINTS = 120
+
+
+@dataclass(frozen=True)
+class Point:
+    """One look, or neighbouring looks added up: `at` seconds after the opening, with `percent` on the canary.
+
+    Counts are (requests, failed) of this look alone, (0, 0) where it had no data. `numbers` are the verdict's on all
+    looks so far: by metric and kind, logarithms of evidence over what decides, so that 1.0 decides.
+    """
+
+    at: float
+    percent: int
+    canary: tuple[int, int] = (0, 0)
+    stable: tuple[int, int] = (0, 0)
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, at: float, percent: int, window: Window | None, numbers: Mapping[str, float]) -> Self:
+        """Of what a look found; None without data."""
+        seen = window or Window()
+        return cls(
+            round(at, 1),
+            percent,
+            (seen.canary.requests, seen.canary.errors),
+            (seen.stable.requests, seen.stable.errors),
+            {name: round(value, 3) for name, value in numbers.items()},
+        )
+
+    def with_earlier(self, earlier: Point) -> Point:
+        """Both in one, at the moment of this one."""
+        return Point(
+            self.at,
+            self.percent,
+            (earlier.canary[0] + self.canary[0], earlier.canary[1] + self.canary[1]),
+            (earlier.stable[0] + self.stable[0], earlier.stable[1] + self.stable[1]),
+            self.numbers,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON of it."""
+        return {**vars(self), "canary": list(self.canary), "stable": list(self.stable), "numbers": dict(self.numbers)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Of `to_json`."""
+        return cls(**{**document, "canary": tuple(document["canary"]), "stable": tuple(document["stable"])})
+
+
+Trace = tuple[Point, ...]
+
+
+def extend(trace: Trace, point: Point) -> Trace:
+    """With one more look; beyond MOST_POINTS neighbours on the same step are added up, pair by pair."""
+    longer = (*trace, point)
+    return longer if len(longer) <= MOST_POINTS else _paired(longer)
+
+
+def _paired(trace: Trace) -> Trace:
+    merged: list[Point] = []
+    alone = False
+    for point in trace:
+        alone = not (alone and merged[-1].percent == point.percent)
+        if alone:
+            merged.append(point)
+        else:
+            merged[-1] = point.with_earlier(merged[-1])
+    return tuple(merged)

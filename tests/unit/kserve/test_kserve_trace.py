@@ -1,0 +1,49 @@
+"""The trace of a rollout's looks: nothing that was counted is lost, and it never grows beyond its bound."""
+
+import json
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ml_lifecycle.canary.evidence import Side, Window
+from ml_lifecycle.kserve.trace import MOST_POINTS, Point, extend
+
+LOOKS = st.lists(
+    st.tuples(st.sampled_from([10, 25, 50]), st.integers(0, 1000), st.integers(0, 10)), min_size=1, max_size=1000
+)
+
+
+def points(looks):
+    for at, (percent, requests, errors) in enumerate(sorted(looks)):
+        yield Point(float(at), percent, (requests, min(errors, requests)), (2 * requests, 0), {"errors.harm": at / 10})
+
+
+def test_a_point_is_what_the_look_saw_and_the_verdicts_numbers():
+    window = Window(Side(12, 4), Side(237, 1))
+    point = Point.of(31.24, 10, window, {"errors.harm": 0.61234})
+    assert point == Point(31.2, 10, (12, 4), (237, 1), {"errors.harm": 0.612})
+    assert Point.of(31.24, 10, None, {}).canary == (0, 0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(LOOKS)
+def test_a_long_rollout_keeps_every_count_and_each_step_within_the_bound(looks):
+    trace, given_points = (), list(points(looks))
+    for point in given_points:
+        trace = extend(trace, point)
+    assert len(trace) <= MOST_POINTS
+    for side in ("canary", "stable"):
+        for index in (0, 1):
+            counted = sum(getattr(point, side)[index] for point in trace)
+            assert counted == sum(getattr(point, side)[index] for point in given_points)
+    assert {point.percent for point in trace} == {point.percent for point in given_points}
+    assert [point.at for point in trace] == sorted(point.at for point in trace)
+    assert trace[-1].at == given_points[-1].at
+    assert trace[-1].numbers == given_points[-1].numbers
+
+
+@settings(max_examples=20, deadline=None)
+@given(LOOKS)
+def test_nothing_is_lost_on_the_way_through_json(looks):
+    for point in points(looks):
+        assert Point.from_json(json.loads(json.dumps(point.to_json()))) == point
