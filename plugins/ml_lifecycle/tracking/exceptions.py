@@ -45,6 +45,13 @@ class VersionMissingError(TrackingError, RefusalError):
         super().__init__(f"model {model!r} has no version {version!r} in MLflow's registry: train it, or name another")
 
 
+class NoEarlierVersionError(TrackingError, RefusalError):
+    """There is no version to return to."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        super().__init__(f"{model!r} cannot be rolled back: {reason}; give the param `version`, one with storage_uri")
+
+
 class ServingArtifactMissingError(TrackingError, RefusalError):
     """A run carries no serving files."""
 

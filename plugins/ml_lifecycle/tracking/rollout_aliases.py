@@ -8,9 +8,11 @@ from typing import Any
 
 from ml_lifecycle.exceptions import LifecycleError
 from ml_lifecycle.tracking.client import CHAMPION, LIVE, ModelVersion, TrackingClient, connect
-from ml_lifecycle.tracking.exceptions import AliasesStaleError, VersionMissingError
+from ml_lifecycle.tracking.exceptions import AliasesStaleError, NoEarlierVersionError, VersionMissingError
 
 log = logging.getLogger(__name__)
+
+REPLACED = "rollout.replaced"
 
 Report = Mapping[str, Any]
 
@@ -41,10 +43,28 @@ def follow_rollout(tracking: TrackingClient, report: Report) -> None:
     if report["outcome"] == "rolled_back":
         changes = _rolled_back(tracking, model, version, report["stable_version"])
     tags = {"rollout": report["outcome"], "rollout.reason": report["reason"]}
+    if report["outcome"] == "promoted" and report["stable_version"] not in (None, version):
+        tags[REPLACED] = report["stable_version"]
     if changes:
         tags["rollout.aliases"] = "; ".join(changes)
         log.info("%s: %s", model, tags["rollout.aliases"])
     tracking.tag_version(model, version, tags)
+
+
+def earlier_version(tracking_conn_id: str, model: str, version: str | None) -> ModelVersion:
+    """The version to return to: the one given, else what the live one replaced.
+
+    NoEarlierVersionError where there is none, or where it was never published.
+    """
+    with connect(tracking_conn_id) as tracking:
+        live = tracking.find_alias(model, LIVE)
+        wanted = version or (live.tags.get(REPLACED, "") if live else "")
+        if not wanted:
+            raise NoEarlierVersionError(model, "nothing was live before" if live else "nothing is live")
+        found = tracking.version(model, wanted)
+    if not found.storage_uri:
+        raise NoEarlierVersionError(model, f"version {wanted} was never published")
+    return found
 
 
 def _promoted(tracking: TrackingClient, model: str, version: str) -> list[str]:

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from ml_lifecycle.canary.plan import Move, Plan, Position, next_move
+from ml_lifecycle.canary.plan import Gate, Move, Plan, Position, next_move
 from ml_lifecycle.canary.verdict import Outcome, Verdict
 
 PLAN = Plan((10, 50, 100), dwell_seconds=20, look_seconds=5, min_requests=50, deadline_seconds=600)
@@ -39,3 +39,54 @@ def test_the_deadline_may_freeze():
     plan = dataclasses.replace(PLAN, on_deadline="freeze")
     assert next_move(plan, position(), HOLD, 600) == (Move.FREEZE, "undecided after 10 minutes: because")
     assert next_move(plan, position(), ROLL_BACK, 600)[0] is Move.ROLL_BACK
+
+
+def gated(**gate):
+    return dataclasses.replace(PLAN, gates={10: Gate(**gate)}, approval_seconds=3600)
+
+
+def test_a_gate_has_its_own_dwell_time_and_requests():
+    assert next_move(gated(dwell_seconds=5), position(), HOLD, 105)[0] is Move.NEXT_STEP
+    assert next_move(gated(min_requests=100), position(), HOLD, 120) == (
+        Move.STAY,
+        "80 of at least 100 requests on this step",
+    )
+
+
+def test_a_pause_until_a_moment_takes_no_step_and_no_deadline():
+    plan = gated(until="1970-01-01T01:00:00Z")
+    move, reason = next_move(plan, position(), HOLD, 200)
+    assert (move, reason) == (Move.PAUSE, "paused until 1970-01-01 01:00 UTC")
+    paused = dataclasses.replace(position(), paused_since=200.0)
+    assert next_move(plan, paused, HOLD, 3599)[0] is Move.PAUSE
+    assert next_move(plan, paused, HOLD, 3600)[0] is Move.NEXT_STEP
+    assert next_move(plan, paused, ROLL_BACK, 300)[0] is Move.ROLL_BACK
+
+
+@pytest.mark.parametrize(
+    ("since", "opens_at"), [(0.0, 6.5 * 3600), (6.5 * 3600, 6.5 * 3600), (6.5 * 3600 + 1, 30.5 * 3600)]
+)
+def test_a_time_of_day_is_its_next_one_after_the_step_began(since, opens_at):
+    assert Gate(until="06:30").opens_at(since) == opens_at
+
+
+def test_approval_is_waited_for_until_it_is_too_late():
+    plan = gated(approval=True)
+    assert next_move(plan, position(), HOLD, 120) == (Move.PAUSE, "waits for approval")
+    approved = dataclasses.replace(position(), approved=True)
+    assert next_move(plan, approved, HOLD, 120)[0] is Move.NEXT_STEP
+    paused = dataclasses.replace(position(), paused_since=120.0)
+    assert next_move(plan, paused, HOLD, 3720)[0] is Move.ROLL_BACK
+
+
+def test_blue_green_switches_after_its_checks_without_a_verdict_on_traffic():
+    plan = Plan((0, 100), dwell_seconds=20, look_seconds=5, min_requests=50, deadline_seconds=600)
+    where = position(requests=0)
+    assert next_move(plan, where, HOLD, 110)[0] is Move.STAY
+    assert next_move(plan, where, HOLD, 120)[0] is Move.PROMOTE
+
+
+def test_frozen_by_hand_stays_but_for_a_bad_verdict():
+    frozen = dataclasses.replace(position(step=1), frozen="ann")
+    assert next_move(PLAN, frozen, PROMOTE, 5000) == (Move.PAUSE, "frozen by ann")
+    assert next_move(PLAN, frozen, ROLL_BACK, 5000)[0] is Move.ROLL_BACK

@@ -1,0 +1,95 @@
+"""A person's order to an open rollout."""
+
+import dataclasses
+
+import pytest
+
+from ml_lifecycle.canary.snapshot import Gap
+from ml_lifecycle.kserve.look import look
+from ml_lifecycle.kserve.rollout import Decision, Phase, RolloutState
+from ml_lifecycle.kserve.steering import Action, Order, objection, steered
+from tests.unit.kserve.kserve_status import BAD, GOOD, seen
+from tests.unit.kserve.test_kserve_rollout import CANARY, run, state
+
+SPLIT = seen(**CANARY, percent=10, traffic={BAD: 10, GOOD: 90})
+
+
+def order(action, at=1.0):
+    return Order(Action(action), "ann", "it is late", at)
+
+
+@pytest.mark.parametrize(("action", "decision"), [("roll_back", Decision.ROLLED_BACK), ("promote", Decision.PROMOTED)])
+def test_an_end_by_hand_says_who_and_why(action, decision):
+    found = steered(state(), order(action))
+    assert (found.decision, found.reason) == (decision, "by hand, ann: it is late")
+
+
+def test_an_order_is_obeyed_once():
+    frozen = steered(state(), order("freeze"))
+    assert frozen.frozen == "ann: it is late"
+    resumed = steered(frozen, order("resume", at=2.0))
+    assert not resumed.frozen
+    assert steered(resumed, order("freeze")) == resumed
+    assert steered(state(), None) == state()
+
+
+def test_a_frozen_rollout_takes_no_step_and_no_deadline_but_a_bad_verdict_acts():
+    frozen = steered(state(**{"rollout.deadline_minutes": 1}), order("freeze"))
+    found, lines = run(frozen, 30)
+    assert (found.phase, [step.percent for step in found.steps]) == (Phase.CANARY, [10])
+    assert "frozen by ann: it is late" in lines[-1]
+    late = look(found, SPLIT, Gap("x"), 1000.0).state
+    assert late.decision is None
+    resumed = look(steered(late, order("resume", at=1001.0)), SPLIT, Gap("x"), 1002.0).state
+    assert (resumed.decision, resumed.paused_since) == (None, None)
+    assert resumed.paused_seconds == pytest.approx(1002.0)
+    assert run(frozen, 30, errors=0.5)[0].decision is Decision.ROLLED_BACK
+
+
+def test_a_step_waits_for_approval_and_goes_on_with_it():
+    steps = {"rollout.steps": [{"percent": 10, "approval": True}, 50, 100]}
+    waiting, lines = run(state(**steps), 12)
+    assert [step.percent for step in waiting.steps] == [10]
+    assert (waiting.paused_for, "waits for approval" in lines[-1]) == ("waits for approval", True)
+    approved, _ = run(steered(waiting, order("approve")), 40)
+    assert approved.decision is Decision.PROMOTED
+    assert [step.percent for step in approved.steps] == [10, 50]
+
+
+def test_an_approval_that_nobody_gives_ends_as_settings_say():
+    steps = {"rollout.steps": [{"percent": 10, "approval": True}, 100], "rollout.approval_timeout_hours": 0.01}
+    found, _ = run(state(**steps), 60)
+    assert found.decision is Decision.ROLLED_BACK
+    assert "nobody approved the step of 10 %" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("rollout", "action", "words"),
+    [
+        (None, "approve", "no rollout of 'digits' is open"),
+        (state().close(1.0), "freeze", "no rollout of 'digits' is open"),
+        (state().decide(Decision.PROMOTED, ""), "roll_back", "there is nothing to roll back"),
+        (state(Phase.TESTING), "approve", "is testing: it has no traffic yet"),
+        (state(), "resume", "is not frozen"),
+        (state(), "freeze", ""),
+        (state(Phase.OPENING), "roll_back", ""),
+    ],
+)
+def test_an_order_that_makes_no_sense_is_refused(rollout, action, words):
+    said = objection(rollout, Action(action), "digits")
+    assert words in said
+    assert bool(words) == bool(said)
+
+
+def test_orders_and_steered_states_survive_json():
+    given = order("approve")
+    assert Order.from_json(given.to_json()) == given
+    found = steered(steered(state(), given), order("freeze", at=2.0))
+    assert RolloutState.from_json(found.to_json()) == found
+
+
+def test_a_state_of_an_earlier_version_of_the_package_still_loads():
+    document = state().to_json()
+    for field in ("approved", "frozen", "standard", "paused_since", "kept_revision", "trace"):
+        del document[field]
+    assert dataclasses.asdict(RolloutState.from_json(document)) == dataclasses.asdict(state())
