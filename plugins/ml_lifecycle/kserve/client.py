@@ -16,7 +16,8 @@ from ml_lifecycle.canary.evidence import Window
 from ml_lifecycle.canary.snapshot import Gap, Snapshot
 from ml_lifecycle.kserve.closing import Act, Closing, ended, left_serving, next_closing, noted
 from ml_lifecycle.kserve.exceptions import RolloutInterruptedError, RolloutRefusedError, RolloutStuckError
-from ml_lifecycle.kserve.manifest import Predictor, Templates, is_ours, picked, predictor
+from ml_lifecycle.kserve.manifest import Manifest, Templates, changed_annotations, is_ours, picked
+from ml_lifecycle.kserve.predictor import Predictor, predictor
 from ml_lifecycle.kserve.queries import PRESETS, history, snapshot
 from ml_lifecycle.kserve.report import report
 from ml_lifecycle.kserve.request import RolloutRequest
@@ -201,8 +202,7 @@ class RolloutClient:
 
     async def _predictor(self, request: RolloutRequest, storage_uri: str) -> Predictor:
         """What the settings ask for; a scaler keeps the replicas."""
-        runtime = self._templates.serving_runtime(request.serving)
-        wanted = predictor(request.serving, storage_uri, runtime["metadata"]["name"])
+        wanted = predictor(request.serving, storage_uri, self._templates.runtime_name(request.serving))
         return wanted.without_replicas() if await self._scaled(request) else wanted
 
     async def _apply_candidate(self, state: RolloutState, left: RolloutState | None, golden: str) -> None:
@@ -212,7 +212,7 @@ class RolloutClient:
         await self.kubernetes.apply(cases, field_manager=FIELD_MANAGER, force=True)
         if state.kind is Kind.UNCHANGED:
             return
-        await self.kubernetes.apply(self._templates.serving_runtime(request.serving), field_manager=FIELD_MANAGER)
+        await self._apply_runtime(request)
         # Percent and storageUri in one request: a percent alone would move traffic to an older revision.
         wanted = state.wanted(0 if state.kind is Kind.CANARY else None)
         try:
@@ -220,6 +220,10 @@ class RolloutClient:
         except ConflictError as conflict:
             await self._check_disputed(state, left, conflict)
             await self.apply(state, wanted, force=True)
+
+    async def _apply_runtime(self, request: RolloutRequest) -> None:
+        if runtime := self._templates.serving_runtime(request.serving):
+            await self.kubernetes.apply(runtime, field_manager=FIELD_MANAGER)
 
     async def _check_disputed(self, state: RolloutState, left: RolloutState | None, conflict: ConflictError) -> None:
         """RolloutRefusedError unless what others own is as the last rollout `left` it: so no change of theirs is lost.
@@ -241,13 +245,18 @@ class RolloutClient:
 
     async def apply(self, state: RolloutState, wanted: Wanted, *, force: bool = False) -> None:
         """Server-side apply of the InferenceService."""
-        manifest = self._manifest(state, wanted)
-        await self.kubernetes.apply(manifest, field_manager=FIELD_MANAGER, force=force)
+        await self.kubernetes.apply(self._manifest(state, wanted), field_manager=FIELD_MANAGER, force=force)
 
-    def _manifest(self, state: RolloutState, wanted: Wanted) -> dict[str, Any]:
+    def _manifest(self, state: RolloutState, wanted: Wanted) -> Manifest:
         request = state.request
         return self._templates.inference_service(
-            request.model, request.namespace, wanted.predictor, wanted.percent, wanted.canary, request.serving
+            request.model,
+            request.namespace,
+            wanted.predictor,
+            wanted.percent,
+            wanted.canary,
+            mode=request.serving.deployment_mode,
+            autoscaler=request.serving.autoscaler,
         )
 
     async def readiness(self, state: RolloutState) -> tuple[RolloutState, Readiness]:
@@ -397,7 +406,7 @@ class RolloutClient:
         going = request.model_copy(update={"version": gone.version, "storage_uri": gone.storage_uri, "run_id": ""})
         target = replace(await self._predictor(request, request.storage_uri), name=gone.name)
         kept = "" if live.standard else await self._kept(live, request)
-        await self.kubernetes.apply(self._templates.serving_runtime(request.serving), field_manager=FIELD_MANAGER)
+        await self._apply_runtime(request)
         return await self.save(returning(going, self.holder, target, live, kept, reason, self.now()))
 
     async def _kept(self, live: Service, request: RolloutRequest) -> str:
@@ -476,6 +485,8 @@ class RolloutClient:
                 f"InferenceService {name!r} in {namespace!r} was not made by ml-lifecycle: delete it, or choose "
                 "another model name or serving.namespace"
             )
+        if reason := changed_annotations(request.serving, found):
+            raise RolloutRefusedError(f"InferenceService {name!r} in {namespace!r} {reason}")
         if "transformer" in found["spec"]:
             raise RolloutRefusedError(
                 f"InferenceService {name!r} has a transformer, whose traffic KServe splits apart from the predictor's: "

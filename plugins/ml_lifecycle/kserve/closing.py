@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from ml_lifecycle.kserve.manifest import Predictor
+from ml_lifecycle.kserve.predictor import Predictor
 from ml_lifecycle.kserve.revisions import Service
 from ml_lifecycle.kserve.rollout import Decision, Kind, Phase, RolloutState, Wanted
 

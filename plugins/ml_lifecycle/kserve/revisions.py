@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ml_lifecycle.kserve.manifest import Predictor, canary_of
+from ml_lifecycle.kserve.predictor import Predictor, canary_of
 from ml_lifecycle.kserve.standard import Share, Standing, standing
 
 _STANDARD = frozenset({"Standard", "RawDeployment"})

@@ -17,7 +17,7 @@ from ml_lifecycle.canary.evidence import Evidence, Window
 from ml_lifecycle.canary.plan import expected_seconds
 from ml_lifecycle.canary.snapshot import Snapshot
 from ml_lifecycle.canary.verdict import Outcome
-from ml_lifecycle.kserve.manifest import Predictor
+from ml_lifecycle.kserve.predictor import Predictor
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.revisions import Service
 from ml_lifecycle.kserve.standard import canary_name, sized
@@ -176,8 +176,8 @@ class RolloutState:
                 **document,
                 "request": RolloutRequest.model_validate(document["request"]),
                 "kind": Kind(document["kind"]),
-                "candidate": Predictor(**document["candidate"]),
-                "stable": Predictor(**document["stable"]) if document["stable"] else None,
+                "candidate": Predictor.from_json(document["candidate"]),
+                "stable": Predictor.from_json(document["stable"]) if document["stable"] else None,
                 "phase": Phase(document["phase"]),
                 "approved": tuple(document.get("approved", ())),
                 "steps": tuple(Step.from_json(step) for step in document["steps"]),

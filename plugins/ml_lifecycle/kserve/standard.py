@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ml_lifecycle.kserve.manifest import Predictor
+from ml_lifecycle.kserve.predictor import Predictor
 
 UNSPLITTABLE = (
     "KServe does not split traffic in Standard mode here: HTTPRoute {service!r} has no backend {revision!r}. KServe "
@@ -68,7 +68,8 @@ def sized(canary: Predictor, stable: Predictor, percent: int) -> Predictor:
     Between 1 and the stable side's minimum, which KServe does not allow it to exceed; it has no maximum.
     """
     least = stable.min_replicas or 1
-    return replace(canary, min_replicas=max(1, math.ceil(least * percent / 100)), max_replicas=None)
+    replicas = max(1, math.ceil(least * percent / 100))
+    return replace(canary, min_replicas=replicas, max_replicas=None, scale_metric=None, scale_target=None)
 
 
 def standing(
