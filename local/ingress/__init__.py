@@ -1,4 +1,4 @@
-"""The laptop's ingress: splits requests over revisions by weight, counts them as Knative does, injects faults."""
+"""The laptop's ingress: splits requests by weight, counts them as Knative or a mesh does, injects faults."""
 
 from local.ingress.server import Ingress
 

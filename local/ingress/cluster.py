@@ -1,4 +1,4 @@
-"""Keeps the ingress's routing table like the cluster's InferenceServices and pods."""
+"""Keeps the ingress's routing table like the cluster's InferenceServices, HTTPRoutes, Services and pods."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from local.ingress.routing import RoutingTable
+from local.ingress.table import RoutingTable
 from ml_lifecycle.kubernetes.client import KubernetesClient
 from ml_lifecycle.kubernetes.exceptions import ExpiredError, KubernetesError
-from ml_lifecycle.kubernetes.resource import INFERENCE_SERVICE, POD, ResourceKind
+from ml_lifecycle.kubernetes.resource import HTTP_ROUTE, INFERENCE_SERVICE, POD, SERVICE, ResourceKind
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,9 @@ RETRY_SECONDS = 0.5
 async def follow_cluster(client: KubernetesClient, table: RoutingTable) -> None:
     """Watch until cancelled; a lost or expired watch starts again from a fresh list."""
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(_mirror(client, INFERENCE_SERVICE, table.set_services))
+        tasks.create_task(_mirror(client, INFERENCE_SERVICE, table.set_inference_services))
+        tasks.create_task(_mirror(client, HTTP_ROUTE, table.set_http_routes))
+        tasks.create_task(_mirror(client, SERVICE, table.set_services))
         tasks.create_task(_mirror(client, POD, table.set_pods))
 
 

@@ -1,4 +1,4 @@
-"""Faults that the ingress injects into one revision on demand; `serving/` itself has no fault switch."""
+"""Faults that the ingress injects into one backend on demand; `serving/` itself has no fault switch."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ def parse_fault(document: Any) -> Fault:
 
 
 class Faults:
-    """The faults in force, by revision name."""
+    """The faults in force, by the name of a revision or of a Service."""
 
     def __init__(self) -> None:
         self._faults: dict[str, Fault] = {}
 
-    def set(self, revision: str, fault: Fault) -> None:
-        """Put `fault` in force, in place of the revision's former one."""
-        self._faults[revision] = fault
+    def set(self, backend: str, fault: Fault) -> None:
+        """Put `fault` in force, in place of the backend's former one."""
+        self._faults[backend] = fault
 
-    def clear(self, revision: str) -> bool:
-        """End the revision's fault; False if it had none."""
-        return self._faults.pop(revision, None) is not None
+    def clear(self, backend: str) -> bool:
+        """End the backend's fault; False if it had none."""
+        return self._faults.pop(backend, None) is not None
 
-    def of(self, revision: str) -> Fault:
-        """The revision's fault in force."""
-        return self._faults.get(revision, NO_FAULT)
+    def of(self, backend: str) -> Fault:
+        """The backend's fault in force."""
+        return self._faults.get(backend, NO_FAULT)
 
     def describe(self) -> dict[str, Any]:
         """All faults as JSON."""
-        return {revision: asdict(fault) for revision, fault in sorted(self._faults.items())}
+        return {backend: asdict(fault) for backend, fault in sorted(self._faults.items())}

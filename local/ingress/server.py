@@ -13,8 +13,10 @@ import aiohttp
 from aiohttp import web
 
 from local.ingress.faults import FaultRefusedError, Faults, parse_fault
+from local.ingress.gateway import in_cluster
 from local.ingress.metrics import RequestMetrics
-from local.ingress.routing import Endpoint, RoutingTable, Target, host_name
+from local.ingress.routing import Endpoint, Target, host_name
+from local.ingress.table import RoutingTable
 
 HOP_BY_HOP = frozenset(
     ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding")
@@ -72,19 +74,20 @@ class Ingress:
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         host = host_name(request.headers.get("Host", ""))
         if not self.routes.knows(host):
-            return _error(404, f"no InferenceService has the host {host!r}")
+            return _error(404, f"nothing has the host {host!r}")
         target = self.routes.next_target(host)
         if target is None:
-            return _error(503, f"no revision of {host!r} is ready yet")
+            return _error(503, f"{host!r} sends its requests nowhere yet")
         started = time.perf_counter()
         response = await self._answer_from(target, request)
-        self.metrics.observe(target, response.status, time.perf_counter() - started)
+        if not in_cluster(host):
+            self.metrics.observe(target, response.status, time.perf_counter() - started)
         return response
 
     async def _answer_from(self, target: Target, request: web.BaseRequest) -> web.Response:
-        fault = self.faults.of(target.revision)
+        fault = self.faults.of(target.backend)
         if fault.error_rate and self._random.random() < fault.error_rate:
-            return _error(500, f"fault injected into {target.revision}")
+            return _error(500, f"fault injected into {target.backend}")
         if fault.delay_seconds:
             await asyncio.sleep(fault.delay_seconds)
         body = await request.content.read() if request.can_read_body else b""
@@ -99,7 +102,7 @@ class Ingress:
                 return _error(504, f"{endpoint.pod} did not answer in time")
             except aiohttp.ClientError as error:
                 return _error(502, f"{endpoint.pod} broke off: {error}")
-        return _error(503, f"revision {target.revision} has no ready pod")
+        return _error(503, f"{target.kind} {target.backend} has no ready pod")
 
     async def _forward(self, endpoint: Endpoint, request: web.BaseRequest, body: bytes) -> web.Response:
         if self._session is None:
@@ -125,8 +128,8 @@ class Ingress:
         app.router.add_get("/metrics", self._get_metrics)
         app.router.add_get("/routes", self._get_routes)
         app.router.add_get("/faults", self._get_faults)
-        app.router.add_put("/faults/{revision}", self._put_fault)
-        app.router.add_delete("/faults/{revision}", self._delete_fault)
+        app.router.add_put("/faults/{backend}", self._put_fault)
+        app.router.add_delete("/faults/{backend}", self._delete_fault)
         return app
 
     async def _get_metrics(self, _: web.Request) -> web.Response:
@@ -144,12 +147,12 @@ class Ingress:
             fault = parse_fault(document)
         except (json.JSONDecodeError, FaultRefusedError) as error:
             return _error(400, str(error))
-        self.faults.set(request.match_info["revision"], fault)
+        self.faults.set(request.match_info["backend"], fault)
         return web.json_response(self.faults.describe())
 
     async def _delete_fault(self, request: web.Request) -> web.Response:
-        if not self.faults.clear(request.match_info["revision"]):
-            return _error(404, f"revision {request.match_info['revision']!r} has no fault")
+        if not self.faults.clear(request.match_info["backend"]):
+            return _error(404, f"backend {request.match_info['backend']!r} has no fault")
         return web.json_response(self.faults.describe())
 
 

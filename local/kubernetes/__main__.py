@@ -22,6 +22,15 @@ def main() -> None:
     parser.add_argument("--ingress-port", type=int, default=0, help="the port that services' URLs name")
     parser.add_argument("--images", default="{}", help="JSON: image name to entrypoint and cwd; or the path of a file")
     parser.add_argument("--namespace", action="append", default=[], help="made at the start (default: models)")
+    parser.add_argument(
+        "--deployment-mode",
+        choices=("Knative", "Standard"),
+        default="Knative",
+        help="KServe's, for InferenceServices without the annotation serving.kserve.io/deploymentMode",
+    )
+    parser.add_argument(
+        "--no-traffic-split", action="store_true", help="in Standard mode, as KServe 0.20.0: canaries get no traffic"
+    )
     arguments = parser.parse_args()
     arguments.state = arguments.state.resolve()
     arguments.state.mkdir(parents=True, exist_ok=True)
@@ -41,7 +50,14 @@ async def _run(arguments: argparse.Namespace) -> None:
     namespaces = arguments.namespace or ["models"]
     async with serve(store, state=state, port=arguments.port, namespaces=namespaces) as kubeconfig:
         controllers = asyncio.create_task(
-            run_controllers(store, state=state, ingress_port=arguments.ingress_port, images=_images(arguments.images))
+            run_controllers(
+                store,
+                state=state,
+                ingress_port=arguments.ingress_port,
+                images=_images(arguments.images),
+                deployment_mode=arguments.deployment_mode,
+                splits_traffic=not arguments.no_traffic_split,
+            )
         )
         print(f"ready kubeconfig={kubeconfig}", flush=True)
         stopping = asyncio.create_task(stopped.wait())

@@ -16,6 +16,7 @@ from typing import Any, Self
 import yaml
 
 from local.certificates import create_server_certificate
+from local.kubernetes.deployment_mode import DeploymentMode
 from local.kubernetes.faults import Faults
 from local.kubernetes.server import Server
 from local.kubernetes.store import Store
@@ -81,7 +82,8 @@ class KubernetesStandIn:
     """An API server in a thread of this process, for tests; with `controllers`, they run beside it.
 
     state: folder for the kubeconfig and the pods. namespaces: made at the start. images: image name to local command,
-    as `local.kubernetes.controllers` wants it.
+    as `local.kubernetes.controllers` wants it. deployment_mode: KServe's for InferenceServices without the annotation.
+    splits_traffic: False for KServe 0.20.0 in Standard mode.
     """
 
     def __init__(
@@ -93,6 +95,8 @@ class KubernetesStandIn:
         controllers: bool = False,
         ingress_port: int = 0,
         images: Mapping[str, Any] | None = None,
+        deployment_mode: DeploymentMode = "Knative",
+        splits_traffic: bool = True,
         store: Store | None = None,
     ) -> None:
         self.state = state.resolve()
@@ -105,6 +109,8 @@ class KubernetesStandIn:
         self._controllers = controllers
         self._ingress_port = ingress_port
         self._images = dict(images or {})
+        self._deployment_mode: DeploymentMode = deployment_mode
+        self._splits_traffic = splits_traffic
 
     def __enter__(self) -> Self:
         self._started = threading.Event()
@@ -158,7 +164,12 @@ class KubernetesStandIn:
                 from local.kubernetes.controllers import run_controllers
 
                 await run_controllers(
-                    self.store, state=self.state, ingress_port=self._ingress_port, images=self._images
+                    self.store,
+                    state=self.state,
+                    ingress_port=self._ingress_port,
+                    images=self._images,
+                    deployment_mode=self._deployment_mode,
+                    splits_traffic=self._splits_traffic,
                 )
             else:
                 await asyncio.Event().wait()

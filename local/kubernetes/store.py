@@ -98,6 +98,7 @@ class Store:
         self._history_length = history
         self._forgotten: dict[tuple[str, str], int] = {}
         self._subscriptions: dict[tuple[str, str], weakref.WeakSet[Subscription]] = {}
+        self._admissions: dict[ResourceKind, Callable[[Manifest], None]] = {}
         for definition in kinds.built_in():
             self._define(definition)
         for name in ("default", "kube-system"):
@@ -354,6 +355,10 @@ class Store:
             }
         )
 
+    def admit_by(self, kind: ResourceKind, check: Callable[[Manifest], None]) -> None:
+        """Every object of the kind must pass `check` from now on: a validating webhook, which raises its refusal."""
+        self._admissions[kind] = check
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Several reads and writes as one."""
@@ -437,6 +442,8 @@ class Store:
         problems = list(schema.validate(admitted, definition.schema))
         if problems:
             raise metadata.invalid(definition, admitted["metadata"]["name"], problems)
+        if check := self._admissions.get(definition.resource):
+            check(admitted)
         return admitted
 
     def _check_applied(self, applied: Manifest, definition: Definition) -> None:

@@ -24,7 +24,12 @@ OURS = {
     f"{manifest['spec']['group']}_{manifest['spec']['names']['plural']}": manifest
     for manifest in kinds.custom_resource_definitions()
 }
-KNOWN = ("serving.kserve.io_inferenceservices", "serving.kserve.io_servingruntimes", "keda.sh_scaledobjects")
+KNOWN = (
+    "serving.kserve.io_inferenceservices",
+    "serving.kserve.io_servingruntimes",
+    "gateway.networking.k8s.io_httproutes",
+    "keda.sh_scaledobjects",
+)
 
 
 def load(crds, name):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from local.kubernetes.controllers.addresses import Addresses
 from local.kubernetes.controllers.conditions import Condition, all_of, render, status_of
 from local.kubernetes.controllers.exceptions import InvalidServiceError
+from local.kubernetes.controllers.invalid_service import invalid_status
 from local.kubernetes.controllers.loop import Key, itself, named_by, owner_reference, reconcile_forever
-from local.kubernetes.controllers.model_status import invalid_model_status, model_status
+from local.kubernetes.controllers.model_status import model_status
 from local.kubernetes.controllers.serving import (
     CONFIGURATION_LABEL,
     GENERATION_LABEL,
@@ -23,6 +25,7 @@ from local.kubernetes.controllers.serving import (
     template_hash,
 )
 from local.kubernetes.controllers.traffic import Rollout, TrafficTarget, latest_ready, roll_out, split
+from local.kubernetes.deployment_mode import DeploymentMode, mode_of
 from local.kubernetes.store import Store
 from ml_lifecycle.kubernetes.resource import INFERENCE_SERVICE, POD, REVISION, SERVING_RUNTIME
 
@@ -31,38 +34,13 @@ TEMPLATE_ANNOTATION = "local.ml-lifecycle.io/template"
 Object = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Addresses:
-    """The URLs of one InferenceService."""
-
-    name: str
-    namespace: str
-    ingress_port: int
-
-    @property
-    def service(self) -> str:
-        """Where users ask."""
-        return self._url(f"{self.name}-{self.namespace}")
-
-    @property
-    def predictor(self) -> str:
-        """The same, of the predictor."""
-        return self._url(f"{self.name}-predictor-{self.namespace}")
-
-    def tag(self, tag: str) -> str:
-        """Where the revision under `tag` is asked."""
-        return self._url(f"{tag}-{self.name}-predictor-{self.namespace}")
-
-    def _url(self, host: str) -> str:
-        return f"http://{host}.localhost:{self.ingress_port}"
-
-
 class InferenceServiceController:
-    """Keeps every InferenceService's revisions, traffic and status."""
+    """Keeps the revisions, traffic and status of every InferenceService in Knative mode."""
 
-    def __init__(self, store: Store, *, ingress_port: int) -> None:
+    def __init__(self, store: Store, *, ingress_port: int, default_mode: DeploymentMode = "Knative") -> None:
         self._store = store
         self._ingress_port = ingress_port
+        self._default_mode: DeploymentMode = default_mode
         self._observed: dict[str, tuple[object, int]] = {}
 
     async def run(self) -> None:
@@ -85,12 +63,14 @@ class InferenceServiceController:
         service = self._store.find(INFERENCE_SERVICE, name, namespace)
         if service is None or service["metadata"].get("deletionTimestamp"):
             return
+        if mode_of(service, self._default_mode) != "Knative":
+            return
         before = service.get("status") or {}
         try:
             runtime = select_runtime(service, self._store.list(SERVING_RUNTIME, namespace))
             template = revision_template(service, runtime)
         except InvalidServiceError as error:
-            status = _invalid_status(before, error)
+            status = invalid_status(before, error, "Knative", time.time())
         else:
             revisions = self._revisions(service, template)
             status = self._status(service, before, runtime["metadata"]["name"], revisions, template)
@@ -261,20 +241,3 @@ def _component(rollout: Rollout, traffic: list[dict[str, Any]], url: str) -> dic
 def _traffic_item(target: TrafficTarget, addresses: Addresses) -> dict[str, Any]:
     item = {"latestRevision": target.latest, "percent": target.percent, "revisionName": target.revision}
     return item | ({"tag": target.tag, "url": addresses.tag(target.tag)} if target.tag else {})
-
-
-def _invalid_status(before: Object, error: InvalidServiceError) -> dict[str, Any]:
-    """What serves goes on serving; the service says that its spec cannot follow."""
-    problem = Condition("PredictorReady", "False", error.reason, error.message)
-    ready = Condition("Ready", "False", error.reason, error.message)
-    kept = [
-        Condition(item["type"], item["status"], item.get("reason", ""), item.get("message", ""))
-        for item in before.get("conditions") or ()
-        if item["type"] not in ("PredictorReady", "Ready")
-    ]
-    return {
-        **before,
-        "conditions": render((*kept, problem, ready), before.get("conditions") or (), time.time()),
-        "modelStatus": invalid_model_status(before.get("modelStatus") or {}, error),
-        "deploymentMode": "Knative",
-    }

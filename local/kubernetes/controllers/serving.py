@@ -1,4 +1,4 @@
-"""The revision template that KServe makes of an InferenceService and its ServingRuntime. No I/O."""
+"""The pod template that KServe makes of an InferenceService and its ServingRuntime. No I/O."""
 
 from __future__ import annotations
 
@@ -69,8 +69,7 @@ def revision_template(service: Mapping[str, Any], runtime: Mapping[str, Any]) ->
     """
     metadata, predictor, model = service["metadata"], service["spec"]["predictor"], _model(service)
     minimum = predictor.get("minReplicas")
-    given = {**(metadata.get("annotations") or _EMPTY), **predictor.get("annotations", _EMPTY)}
-    annotations = {key: value for key, value in given.items() if key not in NOT_IN_TEMPLATE}
+    annotations = _annotations(metadata, predictor)
     annotations |= {"autoscaling.knative.dev/class": "kpa.autoscaling.knative.dev"}
     annotations |= {MIN_SCALE: str(1 if minimum is None else minimum)}
     if maximum := predictor.get("maxReplicas"):
@@ -80,14 +79,24 @@ def revision_template(service: Mapping[str, Any], runtime: Mapping[str, Any]) ->
     }
     if uri := model.get("storageUri"):
         annotations[STORAGE_URI] = uri
-    labels = {
-        **(metadata.get("labels") or {}),
-        **predictor.get("labels", _EMPTY),
-        SERVICE_LABEL: metadata["name"],
-        "component": "predictor",
-    }
+    labels = {**_labels(metadata, predictor), SERVICE_LABEL: metadata["name"], "component": "predictor"}
     return {
         "metadata": {"labels": labels, "annotations": annotations},
+        "spec": _pod_spec(metadata["name"], predictor, model, runtime["spec"]),
+    }
+
+
+def pod_template(service: Mapping[str, Any], runtime: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
+    """Metadata and spec of the pods that serve `service` in Standard mode; replicas and names are no part of it.
+
+    So a canary's pods keep running when its predictor becomes the stable one. `labels` are those that KServe adds.
+    """
+    metadata, predictor, model = service["metadata"], service["spec"]["predictor"], _model(service)
+    annotations = _annotations(metadata, predictor)
+    if uri := model.get("storageUri"):
+        annotations[STORAGE_URI] = uri
+    return {
+        "metadata": {"labels": {**_labels(metadata, predictor), **labels}, "annotations": annotations},
         "spec": _pod_spec(metadata["name"], predictor, model, runtime["spec"]),
     }
 
@@ -95,6 +104,15 @@ def revision_template(service: Mapping[str, Any], runtime: Mapping[str, Any]) ->
 def template_hash(template: Mapping[str, Any]) -> str:
     """Equal for equal templates."""
     return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _annotations(metadata: Mapping[str, Any], predictor: Mapping[str, Any]) -> dict[str, str]:
+    given = {**(metadata.get("annotations") or _EMPTY), **predictor.get("annotations", _EMPTY)}
+    return {key: value for key, value in given.items() if key not in NOT_IN_TEMPLATE}
+
+
+def _labels(metadata: Mapping[str, Any], predictor: Mapping[str, Any]) -> dict[str, str]:
+    return {**(metadata.get("labels") or _EMPTY), **predictor.get("labels", _EMPTY)}
 
 
 def _model(service: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -53,6 +53,7 @@ CUSTOM_RESOURCE_DEFINITION = ResourceKind(
 INFERENCE_SERVICE = ResourceKind("serving.kserve.io", "v1beta1", "InferenceService", "inferenceservices")
 SERVING_RUNTIME = ResourceKind("serving.kserve.io", "v1alpha1", "ServingRuntime", "servingruntimes")
 REVISION = ResourceKind("serving.knative.dev", "v1", "Revision", "revisions")
+HTTP_ROUTE = ResourceKind("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes")
 SCALED_OBJECT = ResourceKind("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects")
 MLSCALER = ResourceKind("ml-lifecycle.io", "v1alpha1", "MLScaler", "mlscalers")
 
@@ -72,6 +73,7 @@ KINDS: tuple[ResourceKind, ...] = (
     INFERENCE_SERVICE,
     SERVING_RUNTIME,
     REVISION,
+    HTTP_ROUTE,
     SCALED_OBJECT,
     MLSCALER,
 )

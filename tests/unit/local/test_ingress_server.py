@@ -9,7 +9,7 @@ from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from local.ingress import Ingress
-from tests.unit.local.test_ingress_routing import pod, service
+from tests.unit.local.test_ingress_routing import backend_service, http_route, pod, service, standard_pod
 
 HOST = "digits-models.localhost"
 
@@ -50,7 +50,7 @@ async def session():
 async def canary(ingress):
     """Two revisions, 25 % to the newer one."""
     async with server("new") as new, server("old") as old:
-        ingress.routes.set_services([service(("r2", 25, "latest"), ("r1", 75, "prev"))])
+        ingress.routes.set_inference_services([service(("r2", 25, "latest"), ("r1", 75, "prev"))])
         ingress.routes.set_pods([pod("a", "r2", new), pod("b", "r1", old)])
         yield ingress
 
@@ -97,7 +97,7 @@ async def test_a_pod_that_has_gone_is_passed_over(session, canary):
     async with server("gone") as gone, server("here") as here:
         pass
     async with server("here") as here:
-        canary.routes.set_services([service(("r1", 100, None))])
+        canary.routes.set_inference_services([service(("r1", 100, None))])
         canary.routes.set_pods([pod("a", "r1", gone), pod("b", "r1", here)])
         answers = [await post(session, canary) for _ in range(4)]
     assert [answer["name"] for _, answer in answers] == ["here"] * 4
@@ -182,3 +182,63 @@ async def test_three_hundred_requests_a_second_take_a_fraction_of_a_core(session
         await asyncio.gather(*(post(session, canary) for _ in range(20)))
     # The processor time of the client, the ingress and the pods together.
     assert (time.process_time() - before) / requests < 1 / 300
+
+
+# Standard mode
+
+
+@pytest.fixture
+async def weighted(ingress):
+    """Two Services, 25 % to the newer one."""
+    async with server("new") as new, server("old") as old:
+        ingress.routes.set_http_routes([http_route(stable={"weight": 75}, canary={"weight": 25})])
+        ingress.routes.set_services([backend_service("stable"), backend_service("canary")])
+        ingress.routes.set_pods([standard_pod("a", "canary", new), standard_pod("b", "stable", old)])
+        yield ingress
+
+
+async def test_in_standard_mode_requests_are_split_and_counted_as_a_mesh_gateway_does(session, weighted):
+    answers = Counter()
+    for _ in range(8):
+        answers[(await post(session, weighted))[1]["name"]] += 1
+    assert answers == {"new": 2, "old": 6}
+    found = await samples(session, weighted)
+    requests = {item.labels["destination_service_name"]: item for item in found if item.name == "istio_requests_total"}
+    assert {name: item.value for name, item in requests.items()} == {"stable": 6, "canary": 2}
+    assert requests["canary"].labels == {
+        "reporter": "source",
+        "source_workload": "local-ingress",
+        "destination_workload": "canary",
+        "destination_workload_namespace": "models",
+        "destination_service": "canary.models.svc.cluster.local",
+        "destination_service_name": "canary",
+        "destination_service_namespace": "models",
+        "request_protocol": "http",
+        "response_code": "200",
+    }
+    slowest = [
+        item
+        for item in found
+        if item.name == "istio_request_duration_milliseconds_bucket" and item.labels["le"] == "+Inf"
+    ]
+    assert {item.labels["destination_service_name"]: item.value for item in slowest} == {"stable": 6, "canary": 2}
+    assert not [item for item in found if item.name.startswith("kn_")]
+
+
+async def test_a_services_own_host_reaches_it_only_and_passes_no_gateway(session, weighted):
+    host = "canary.models.svc.cluster.local"
+    answers = [await post(session, weighted, host=host) for _ in range(4)]
+    assert {answer["name"] for _, answer in answers} == {"new"}
+    assert await samples(session, weighted) == []
+
+
+async def test_a_fault_hits_one_service(session, weighted):
+    await admin(session, weighted, "PUT", "/faults/canary", json={"error_rate": 1})
+    statuses = Counter([(await post(session, weighted))[0] for _ in range(20)])
+    assert statuses == {200: 15, 500: 5}
+    errors = [
+        (item.labels["destination_service_name"], item.value)
+        for item in await samples(session, weighted)
+        if item.name == "istio_requests_total" and item.labels["response_code"] == "500"
+    ]
+    assert errors == [("canary", 5)]

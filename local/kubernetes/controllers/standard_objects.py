@@ -1,0 +1,154 @@
+"""What KServe makes of an InferenceService in Standard mode: Deployments, Services and HTTPRoutes. No I/O, no clock.
+
+The rules are those of KServe's `spec.canary` since kserve#5912 (weights) and #5984 (a canary is routed once it is
+ready); `splits_traffic=False` gives those of 0.20.0, which has canaries' Deployments but never routes to them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from local.kubernetes.controllers.loop import owner_reference
+from local.kubernetes.controllers.serving import SERVICE_LABEL
+from ml_lifecycle.kubernetes.resource import DEPLOYMENT, HTTP_ROUTE, SERVICE
+
+PORT = 80
+CONTAINER_PORT = 8080
+GATEWAY = {"group": HTTP_ROUTE.group, "kind": "Gateway", "namespace": "kserve", "name": "kserve-ingress-gateway"}
+AUTOSCALER_CLASS = "serving.kserve.io/autoscalerClass"
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """The stable predictor of an InferenceService, or one of its canaries; `percent` is a canary's."""
+
+    name: str
+    """Of its Deployment and its Service."""
+    spec: Object
+    replicas: int
+    canary: str = ""
+    """A canary's name in the spec."""
+    percent: int = 0
+
+    def alone(self, service: Object) -> dict[str, Any]:
+        """The InferenceService as if it had this predictor only."""
+        return {**service, "spec": {"predictor": self.spec}}
+
+
+def predictors_of(service: Object) -> tuple[Predictor, tuple[Predictor, ...]]:
+    """The stable predictor and the canaries, in the spec's order."""
+    own, spec = service["metadata"]["name"], service["spec"]["predictor"]
+    stable = Predictor(component_name(own, spec.get("name", "")), spec, least_replicas(spec))
+    canaries = tuple(
+        Predictor(
+            component_name(own, item["predictor"]["name"]),
+            item["predictor"],
+            canary_replicas(stable.replicas, item["trafficPercent"], item["predictor"].get("minReplicas")),
+            canary=item["predictor"]["name"],
+            percent=item["trafficPercent"],
+        )
+        for item in service["spec"].get("canary") or ()
+    )
+    return stable, canaries
+
+
+def component_name(service: str, predictor: str) -> str:
+    """The name of a predictor's Deployment and Service; `predictor` is empty for one without a name."""
+    return f"{service}-{predictor}-predictor" if predictor else f"{service}-predictor"
+
+
+def least_replicas(predictor: Object) -> int:
+    """The replicas of the stable predictor: its minReplicas, at least one (Standard mode scales nothing to zero)."""
+    return max(1, predictor.get("minReplicas") or 0)
+
+
+def canary_replicas(stable: int, percent: int, minimum: int | None) -> int:
+    """A canary's replicas: what it asks for, else its share of the stable side's; so none at 0 %."""
+    return math.ceil(stable * percent / 100) if minimum is None else minimum
+
+
+def deployment_of(service: Object, predictor: Predictor, template: Object) -> dict[str, Any]:
+    """The predictor's Deployment."""
+    return {
+        "apiVersion": DEPLOYMENT.api_version,
+        "kind": DEPLOYMENT.kind,
+        "metadata": _metadata(service, predictor.name, template["metadata"]["labels"]),
+        "spec": {
+            "replicas": predictor.replicas,
+            "selector": {"matchLabels": _selector(predictor)},
+            "template": template,
+        },
+    }
+
+
+def service_of(service: Object, predictor: Predictor) -> dict[str, Any]:
+    """The predictor's Service: its own address inside the cluster."""
+    return {
+        "apiVersion": SERVICE.api_version,
+        "kind": SERVICE.kind,
+        "metadata": _metadata(service, predictor.name, _labels(service)),
+        "spec": {
+            "selector": _selector(predictor),
+            "ports": [{"name": predictor.name, "port": PORT, "protocol": "TCP", "targetPort": CONTAINER_PORT}],
+        },
+    }
+
+
+def backend_refs(stable: Predictor, ready_canaries: Sequence[Predictor], namespace: str) -> list[dict[str, Any]]:
+    """Who receives the requests of a route: each canary its percent, the stable predictor what is left of 100."""
+    shares: Iterable[tuple[Predictor, int]] = ((canary, canary.percent) for canary in ready_canaries)
+    if not ready_canaries:
+        return [_backend_ref(stable, namespace)]
+    rest = 100 - sum(canary.percent for canary in ready_canaries)
+    shares = ((stable, rest), *shares)
+    return [{**_backend_ref(predictor, namespace), "weight": percent} for predictor, percent in shares]
+
+
+def http_route_of(service: Object, name: str, host: str, backends: Sequence[Object]) -> dict[str, Any]:
+    """The HTTPRoute from a host to the predictors."""
+    return {
+        "apiVersion": HTTP_ROUTE.api_version,
+        "kind": HTTP_ROUTE.kind,
+        "metadata": _metadata(service, name, _labels(service)),
+        "spec": {
+            "hostnames": [host],
+            "parentRefs": [GATEWAY],
+            "rules": [
+                {
+                    "matches": [{"path": {"type": "RegularExpression", "value": "^/.*$"}}],
+                    "backendRefs": list(backends),
+                }
+            ],
+        },
+    }
+
+
+def pod_labels(service: Object, predictor: Predictor) -> dict[str, str]:
+    """What KServe adds to the labels of a predictor's pods."""
+    return {**_selector(predictor), **_labels(service)}
+
+
+def _backend_ref(predictor: Predictor, namespace: str) -> dict[str, Any]:
+    return {"kind": SERVICE.kind, "name": predictor.name, "namespace": namespace, "port": PORT}
+
+
+def _selector(predictor: Predictor) -> dict[str, str]:
+    return {"app": f"isvc.{predictor.name}"}
+
+
+def _labels(service: Object) -> dict[str, str]:
+    return {SERVICE_LABEL: service["metadata"]["name"], "component": "predictor"}
+
+
+def _metadata(service: Object, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "namespace": service["metadata"]["namespace"],
+        "labels": dict(labels),
+        "ownerReferences": [owner_reference(service)],
+    }

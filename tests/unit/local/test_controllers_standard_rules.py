@@ -1,0 +1,173 @@
+"""KServe's rules in Standard mode: what a spec is made into, and what is refused."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from local.kubernetes.controllers.admission import WEBHOOK, admit, canary_problems
+from local.kubernetes.controllers.serving import pod_template
+from local.kubernetes.controllers.standard_objects import (
+    Predictor,
+    backend_refs,
+    canary_replicas,
+    deployment_of,
+    http_route_of,
+    pod_labels,
+    predictors_of,
+    service_of,
+)
+from local.kubernetes.controllers.standard_status import Observed, canary_ready
+from local.kubernetes.deployment_mode import mode_of
+from ml_lifecycle.kubernetes.exceptions import ForbiddenError
+
+MODEL = {"name": "kserve-container", "modelFormat": {"name": "onnx"}, "storageUri": "file:///models/1"}
+RUNTIME = {"metadata": {"name": "server"}, "spec": {"containers": [{"name": "kserve-container", "image": "server:1"}]}}
+
+
+def service(*canaries, annotations=None, **predictor):
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {"name": "digits", "namespace": "models", "uid": "u", "annotations": annotations or {}},
+        "spec": {
+            "predictor": {"model": MODEL, **predictor},
+            "canary": [
+                {"trafficPercent": percent, "predictor": {"model": MODEL, **fields}} for percent, fields in canaries
+            ],
+        },
+    }
+
+
+def problems(*canaries, mode="Standard", **predictor):
+    return list(canary_problems(service(*canaries, **predictor), mode))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "default", "mode"),
+    [
+        ("Standard", "Knative", "Standard"),
+        ("RawDeployment", "Knative", "Standard"),
+        ("Serverless", "Standard", "Knative"),
+        (None, "Standard", "Standard"),
+        (None, "Knative", "Knative"),
+    ],
+)
+def test_the_mode_is_the_annotations_or_the_clusters(annotation, default, mode):
+    annotations = {"serving.kserve.io/deploymentMode": annotation} if annotation else None
+    assert mode_of(service(annotations=annotations), default) == mode
+
+
+# Names and replicas
+
+
+def test_names_follow_the_predictors():
+    stable, (canary,) = predictors_of(service((20, {"name": "v2"})))
+    assert (stable.name, canary.name) == ("digits-predictor", "digits-v2-predictor")
+    promoted, canaries = predictors_of(service(name="v2"))
+    assert (promoted.name, canaries) == (canary.name, ())
+
+
+@pytest.mark.parametrize(
+    ("stable", "percent", "minimum", "replicas"),
+    [(1, 0, None, 0), (1, 1, None, 1), (10, 20, None, 2), (10, 21, None, 3), (4, 0, 1, 1), (4, 50, 0, 0)],
+)
+def test_a_canary_has_its_share_of_the_replicas_unless_it_says_otherwise(stable, percent, minimum, replicas):
+    assert canary_replicas(stable, percent, minimum) == replicas
+
+
+@pytest.mark.parametrize("minimum", [{}, {"minReplicas": 0}, {"minReplicas": 1}])
+def test_the_stable_predictor_is_never_scaled_to_zero(minimum):
+    assert predictors_of(service(**minimum))[0].replicas == 1
+
+
+# Objects
+
+
+def test_a_promotion_leaves_the_canarys_pods_as_they_are():
+    before, after = service((50, {"name": "v2", "minReplicas": 1})), service(name="v2", minReplicas=3)
+    (canary,), stable = predictors_of(before)[1], predictors_of(after)[0]
+
+    def deployment(whole, predictor):
+        template = pod_template(predictor.alone(whole), RUNTIME, pod_labels(whole, predictor))
+        return deployment_of(whole, predictor, template)
+
+    old, new = deployment(before, canary), deployment(after, stable)
+    assert old["metadata"] == new["metadata"]
+    assert (old["spec"].pop("replicas"), new["spec"].pop("replicas")) == (1, 3)
+    assert old == new
+
+
+def test_a_service_selects_its_deployments_pods_and_no_others():
+    whole = service((50, {"name": "v2"}))
+    stable, (canary,) = predictors_of(whole)
+    for predictor in (stable, canary):
+        selector = service_of(whole, predictor)["spec"]["selector"]
+        template = pod_template(predictor.alone(whole), RUNTIME, pod_labels(whole, predictor))
+        deployment = deployment_of(whole, predictor, template)
+        assert deployment["spec"]["selector"]["matchLabels"] == selector
+        assert selector.items() <= template["metadata"]["labels"].items()
+    assert service_of(whole, stable)["spec"]["selector"] != service_of(whole, canary)["spec"]["selector"]
+
+
+@given(st.lists(st.integers(0, 100), max_size=4).filter(lambda percents: sum(percents) <= 100))
+def test_the_weights_of_a_route_are_the_canaries_percents_and_add_up(percents):
+    stable = Predictor("stable", {}, 1)
+    canaries = [Predictor(f"c{i}", {}, 1, canary=f"c{i}", percent=percent) for i, percent in enumerate(percents)]
+    refs = backend_refs(stable, canaries, "models")
+    assert [ref["name"] for ref in refs] == ["stable", *(canary.name for canary in canaries)]
+    if not canaries:
+        assert "weight" not in refs[0]
+        return
+    assert [ref["weight"] for ref in refs[1:]] == percents
+    assert sum(ref["weight"] for ref in refs) == 100
+
+
+def test_a_route_belongs_to_its_service():
+    route = http_route_of(service(), "digits", "digits-models.localhost", [])
+    (owner,) = route["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"], owner["controller"]) == ("InferenceService", "u", True)
+    assert route["spec"]["hostnames"] == ["digits-models.localhost"]
+
+
+def test_one_canary_that_waits_keeps_the_condition_false():
+    predictors = [Predictor(name, {}, 1, canary=name, percent=10) for name in ("v2", "v3")]
+    ready, waiting = {"status": {"availableReplicas": 1}}, {"status": {}}
+    condition = canary_ready([Observed(predictors[0], ready), Observed(predictors[1], waiting)])
+    assert (condition.status, condition.message) == ("False", "not ready: v3")
+    condition = canary_ready([Observed(predictors[0], ready), Observed(predictors[1], ready)])
+    assert (condition.status, condition.reason) == ("True", "AllCanariesReady")
+
+
+# Admission
+
+
+def test_what_kserve_takes():
+    assert problems() == []
+    assert problems(mode="Knative") == []
+    assert problems((100, {"name": "v2"})) == []
+    assert problems((0, {"name": "v2", "minReplicas": 2}), (100, {"name": "v3"}), minReplicas=2, maxReplicas=9) == []
+
+
+@pytest.mark.parametrize(
+    ("canaries", "stable", "problem"),
+    [
+        ([(10, {})], {}, "name is required"),
+        ([(10, {"name": "v2"}), (10, {"name": "v2"})], {}, "'v2' is not unique"),
+        ([(10, {"name": "v2"})], {"name": "v2"}, "'v2' is not unique"),
+        ([(60, {"name": "v2"}), (41, {"name": "v3"})], {}, "must not exceed 100, got 101"),
+        ([(10, {"name": "v2", "minReplicas": 2})], {}, "minReplicas 2 must not exceed"),
+        ([(10, {"name": "v" * 60})], {}, "more than 63 characters"),
+        *(
+            ([(10, {"name": "v2", field: 1})], {}, rf"canary\[0\].predictor.{field} must not be set")
+            for field in ("maxReplicas", "scaleTarget", "scaleMetric", "autoScaling", "workerSpec")
+        ),
+    ],
+)
+def test_what_kserve_refuses(canaries, stable, problem):
+    with pytest.raises(ForbiddenError, match=problem) as refusal:
+        admit(service(*canaries, **stable), "Standard")
+    assert str(refusal.value).startswith(f'admission webhook "{WEBHOOK}" denied the request: ')
+
+
+def test_canaries_are_for_standard_mode_only():
+    assert any("only supported in Standard" in problem for problem in problems((10, {"name": "v2"}), mode="Knative"))
