@@ -28,8 +28,8 @@ For a live version that turns out bad: returns the service to an earlier one now
 
 - **Which**: `version`, or the one that was live before. Its serving files must still exist: checked before anything is
   changed.
-- **How**: where Knative still has the revision before, its traffic comes back first, within seconds; then the spec names
-  the version again. Else, and in Standard mode, KServe starts the earlier version and moves the traffic once it is ready.
+- **How**: where Knative still has the revision before, traffic goes back to it first, within seconds; then the spec
+  names the version again. Else, and in Standard mode, KServe starts it and moves the traffic once it is ready.
 - **After**: `live` and `champion` name the version that serves again; **emits** `live_model`.
 - An open rollout is ended by `steer_rollout` with the action `roll_back`, not here.
 """

@@ -471,7 +471,9 @@ class Rollout(Section):
     )
     ready_timeout_minutes: float = Field(default=20, gt=0, description="a revision not ready by then is rolled back")
     deadline_minutes: float = Field(default=240, gt=0, description="the rollout is decided by then")
-    on_deadline: Literal["roll_back", "freeze"] = Field(default="roll_back", description="what happens at the deadline, and to a rollout whose task was ended")
+    on_deadline: Literal["roll_back", "freeze"] = Field(
+        default="roll_back", description="what happens at the deadline, and to a rollout whose task was ended"
+    )
     metrics: Literal["knative_otel", "knative_queue_proxy"] = Field(
         default="knative_otel", description="the data plane's metrics: Knative 1.19+ or older"
     )

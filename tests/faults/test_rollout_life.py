@@ -2,7 +2,8 @@
 
 import pytest
 
-from ml_lifecycle.kserve.rollout import Decision, Phase, look
+from ml_lifecycle.kserve.look import look
+from ml_lifecycle.kserve.rollout import Decision, Phase
 from ml_lifecycle.kserve.triggers import CanaryTrigger, CloseTrigger
 from ml_lifecycle.prometheus.client import connect
 from tests.faults.rollout_world import MODEL, NAMESPACE, Behaviour, begin, event, go_live, open_and_wait, world

@@ -102,7 +102,7 @@ class RolloutClient:
         return _state(lease)
 
     async def own(self, namespace: str, service: str) -> RolloutState:
-        """The state of this holder's rollout, which obeys a person's order; RolloutInterruptedError if it is another's."""
+        """The state of this holder's rollout, which obeys orders; RolloutInterruptedError where it is another's."""
         state = await self.load(namespace, service)
         if state is None or state.holder != self.holder:
             by = "nobody" if state is None else state.holder
@@ -374,14 +374,15 @@ class RolloutClient:
         return await leases.release(self.kubernetes, namespace, leases.lease_name(service), self.holder)
 
     async def order(self, namespace: str, service: str, order: Order) -> RolloutState:
-        """Leaves a person's order on the Lease of an open rollout; RolloutRefusedError where there is none to obey it."""
+        """Leaves a person's order on the Lease; RolloutRefusedError where no rollout is open to obey it."""
         name = leases.lease_name(service)
         lease = await leases.read(self.kubernetes, namespace, name)
         state = _state(lease)
-        if reason := objection(state, order.action, service):
-            raise RolloutRefusedError(reason)
+        if state is None or (reason := objection(state, order.action)):
+            raise RolloutRefusedError(reason if state else f"there has never been a rollout of {service!r}")
         patch = {"metadata": {"annotations": {STEERING_ANNOTATION: json.dumps(order.to_json())}}}
-        return _state(leases.parse_lease(await self.kubernetes.merge_patch(LEASE, name, namespace, patch))) or state
+        await self.kubernetes.merge_patch(LEASE, name, namespace, patch)
+        return state
 
     async def open_return(self, request: RolloutRequest, reason: str) -> RolloutState:
         """Takes the Lease and decides the return to the version of `request`; nothing of the service has changed yet.
@@ -394,7 +395,7 @@ class RolloutClient:
         live = await self._check(request)
         if live is None or not live.rolled_out:
             raise RolloutRefusedError(
-                f"there is no InferenceService {request.model!r} in {request.namespace!r} that serves: run roll_out_model"
+                f"no InferenceService {request.model!r} serves in {request.namespace!r}: run roll_out_model"
             )
         if live.newest.storage_uri == request.storage_uri:
             raise RolloutRefusedError(f"version {request.version} of {request.model!r} serves already")

@@ -65,7 +65,9 @@ class RolloutRequest(BaseModel):
             min_requests=rollout.min_requests,
             deadline_seconds=60 * rollout.deadline_minutes,
             on_deadline=rollout.on_deadline,
-            gates={step.percent: Gate(step.dwell_seconds, step.min_requests, step.approval, step.until) for step in own},
+            gates={
+                step.percent: Gate(step.dwell_seconds, step.min_requests, step.approval, step.until) for step in own
+            },
             approval_seconds=3600 * rollout.approval_timeout_hours,
         )
 

@@ -37,7 +37,7 @@ class Phase(StrEnum):
 
 
 class Kind(StrEnum):
-    """What there is to do: split traffic, be the first, replace what serves, return to an earlier version, or nothing."""
+    """What there is to do: split traffic, be the first, replace what serves, return to what served, or nothing."""
 
     CANARY = "canary"
     FIRST = "first"
@@ -218,7 +218,13 @@ def opened(
 
 
 def returning(
-    request: RolloutRequest, holder: str, target: Predictor, service: Service, kept_revision: str, reason: str, now: float
+    request: RolloutRequest,
+    holder: str,
+    target: Predictor,
+    service: Service,
+    kept_revision: str,
+    reason: str,
+    now: float,
 ) -> RolloutState:
     """The return to `target`, decided from its beginning; `request` is of the version that serves and is to go."""
     state = RolloutState(request, holder, Kind.RETURN, service.predictor, target, now)

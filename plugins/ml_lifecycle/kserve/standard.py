@@ -63,7 +63,7 @@ def pod_selector(revision: str) -> str:
 
 
 def sized(canary: Predictor, stable: Predictor, percent: int) -> Predictor:
-    """The canary with the replicas that carry `percent` of the traffic: KServe neither scales it nor fills it in at 0 %.
+    """The canary with the replicas for `percent` of the traffic: KServe does not scale it, and gives it none at 0 %.
 
     Between 1 and the stable side's minimum, which KServe does not allow it to exceed; it has no maximum.
     """

@@ -46,9 +46,10 @@ class Order:
         return cls(**{**document, "action": Action(document["action"])})
 
 
-def objection(state: RolloutState | None, action: Action, model: str) -> str:
+def objection(state: RolloutState, action: Action) -> str:
     """Why the order makes no sense now; empty where it does."""
-    if state is None or state.phase is Phase.CLOSED or state.decision is not None:
+    model = state.service
+    if state.phase is Phase.CLOSED or state.decision is not None:
         return f"no rollout of {model!r} is open: there is nothing to {action.value.replace('_', ' ')}"
     if action in (Action.APPROVE, Action.PROMOTE) and state.phase is not Phase.CANARY:
         return f"the rollout of {model!r} is {state.phase.value}: it has no traffic yet; wait for its smoke test"
@@ -59,7 +60,7 @@ def objection(state: RolloutState | None, action: Action, model: str) -> str:
 
 def steered(state: RolloutState, order: Order | None) -> RolloutState:
     """The state that obeys `order`; one that it has obeyed already changes nothing."""
-    if order is None or order.at <= state.steered_at or objection(state, order.action, state.service):
+    if order is None or order.at <= state.steered_at or objection(state, order.action):
         return state
     state = replace(state, steered_at=order.at)
     if order.action is Action.APPROVE:

@@ -11,9 +11,16 @@ def service(uri=URI + "1", name="", canary=None, percent=0, ready=True, canary_r
     spec = {"predictor": _predictor(uri, name, minReplicas=2)}
     conditions = [{"type": "PredictorReady", "status": "True" if ready else "Unknown"}]
     conditions.append({"type": "IngressReady", "status": "True"})
-    found = {"deploymentMode": "Standard", "conditions": conditions, "url": "http://digits-models.example.com", **status}
+    found = {
+        "deploymentMode": "Standard",
+        "conditions": conditions,
+        "url": "http://digits-models.example.com",
+        **status,
+    }
     if canary:
-        spec["canary"] = [{"trafficPercent": percent, "predictor": _predictor(URI + canary, f"v{canary}", minReplicas=1)}]
+        spec["canary"] = [
+            {"trafficPercent": percent, "predictor": _predictor(URI + canary, f"v{canary}", minReplicas=1)}
+        ]
         found["canaryStatuses"] = [{"name": f"v{canary}", "ready": canary_ready, "trafficPercent": percent}]
     return {"metadata": {"name": "digits", "namespace": "models"}, "spec": spec, "status": found}
 

@@ -87,8 +87,14 @@ def test_a_predictor_survives_json(serving):
 
 def test_a_predictor_that_an_older_version_wrote_still_loads():
     written = {
-        **{"storage_uri": URI, "runtime": "ml-lifecycle-abc", "cpu": "500m", "memory": "512Mi", "gpus": 0},
-        **{"service_account": None, "min_replicas": 1, "max_replicas": 5},
+        "storage_uri": URI,
+        "runtime": "ml-lifecycle-abc",
+        "cpu": "500m",
+        "memory": "512Mi",
+        "gpus": 0,
+        "service_account": None,
+        "min_replicas": 1,
+        "max_replicas": 5,
     }
     assert Predictor.from_json(written) == predictor(Serving(), URI, "ml-lifecycle-abc")
 

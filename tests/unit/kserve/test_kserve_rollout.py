@@ -10,25 +10,21 @@ from hypothesis import strategies as st
 
 from ml_lifecycle.canary.evidence import Side, Window
 from ml_lifecycle.canary.snapshot import Counters, Gap, Snapshot
+from ml_lifecycle.kserve.closing import Act, ended, left_serving, next_closing
+from ml_lifecycle.kserve.look import look, trouble
 from ml_lifecycle.kserve.manifest import Predictor
+from ml_lifecycle.kserve.report import report
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.rollout import (
-    Act,
     Decision,
     Kind,
     Phase,
     RolloutState,
     begin_canary,
     begin_testing,
-    ended,
-    left_serving,
-    look,
-    next_closing,
     opened,
     outlook,
     remember,
-    report,
-    trouble,
 )
 from ml_lifecycle.settings import parse_settings
 from tests.unit.kserve.kserve_status import BAD, GOOD, RESTORED, seen
@@ -166,7 +162,8 @@ def test_a_rollout_that_nobody_decided_is_rolled_back_with_the_phase_as_reason()
 
 def closing(found, **fields):
     act = next_closing(found, seen(**fields))
-    return act.act, act.predictor.version if act.predictor else None, act.percent
+    wanted = act.wanted
+    return act.act, wanted.predictor.version if wanted else None, wanted.percent if wanted else None
 
 
 def test_promotion_removes_the_percent_and_waits_for_all_traffic():

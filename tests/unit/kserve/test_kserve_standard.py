@@ -69,7 +69,9 @@ def test_trap_8_a_cluster_that_does_not_split_leaves_the_canary_out_of_its_route
 def test_a_canary_is_ready_by_its_own_status_and_pods():
     assert "is not ready yet" in readiness(seen(DARK, canary="2", canary_ready=False), [pod()], before=STABLE).reason
     assert "no pod is ready" in readiness(seen(DARK, canary="2"), [], before=STABLE).reason
-    failed = {"modelStatus": {"transitionStatus": "BlockedByFailedLoad", "states": {"targetModelState": "FailedToLoad"}}}
+    failed = {
+        "modelStatus": {"transitionStatus": "BlockedByFailedLoad", "states": {"targetModelState": "FailedToLoad"}}
+    }
     assert readiness(seen(DARK, canary="2", **failed), [pod()], before=STABLE).ready, "modelStatus is the stable side's"
 
 
