@@ -18,7 +18,7 @@ from local.yandex.stand_in import YandexStandIn
 from ml_lifecycle.dataproc.client import connect
 from ml_lifecycle.dataproc.cluster import cluster_labels, create_request
 from ml_lifecycle.kserve.client import RolloutClient
-from ml_lifecycle.kserve.manifest import predictor
+from ml_lifecycle.kserve.predictor import predictor
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.rollout import opened
 from ml_lifecycle.kubernetes import leases

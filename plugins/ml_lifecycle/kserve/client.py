@@ -15,7 +15,8 @@ from typing import Any
 from ml_lifecycle.canary.evidence import Window
 from ml_lifecycle.canary.snapshot import Gap, Snapshot
 from ml_lifecycle.kserve.exceptions import RolloutInterruptedError, RolloutRefusedError, RolloutStuckError
-from ml_lifecycle.kserve.manifest import Predictor, Templates, is_ours, picked, predictor
+from ml_lifecycle.kserve.manifest import Manifest, Templates, changed_annotations, is_ours, picked
+from ml_lifecycle.kserve.predictor import Predictor, predictor
 from ml_lifecycle.kserve.queries import PRESETS, history, snapshot
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.revisions import Readiness, Service, read, readiness
@@ -149,8 +150,8 @@ class RolloutClient:
         await self.close(await self.save(replace(left, holder=self.holder)), release=False)
 
     async def _begin(self, request: RolloutRequest, live: Service | None, golden: str) -> RolloutState:
-        runtime = self._templates.serving_runtime(request.serving)
-        candidate = predictor(request.serving, request.storage_uri, runtime["metadata"]["name"])
+        runtime = self._templates.runtime_name(request.serving)
+        candidate = predictor(request.serving, request.storage_uri, runtime)
         if await self._scaled(request):
             candidate = candidate.without_replicas()
         left = await self.load(request.namespace, request.model)
@@ -165,7 +166,8 @@ class RolloutClient:
         await self.kubernetes.apply(cases, field_manager=FIELD_MANAGER, force=True)
         if state.kind is Kind.UNCHANGED:
             return
-        await self.kubernetes.apply(self._templates.serving_runtime(request.serving), field_manager=FIELD_MANAGER)
+        if runtime := self._templates.serving_runtime(request.serving):
+            await self.kubernetes.apply(runtime, field_manager=FIELD_MANAGER)
         # Percent and storageUri in one request: a percent alone would move traffic to an older revision.
         percent = 0 if state.kind is Kind.CANARY else None
         try:
@@ -182,7 +184,7 @@ class RolloutClient:
         name, namespace = state.service, state.request.namespace
         wanted, found = None, await self.kubernetes.find(INFERENCE_SERVICE, name, namespace) or {}
         if left is not None and (serving := left_serving(left)):
-            wanted = picked(self._templates.inference_service(name, namespace, serving, None), conflict.owners)
+            wanted = picked(self._manifest(state, serving, None), conflict.owners)
         if wanted and wanted == picked(found, conflict.owners):
             log.info("taking over what others own, for it is as the last rollout left it: %s", conflict.message)
             return
@@ -196,8 +198,19 @@ class RolloutClient:
         self, state: RolloutState, predictor: Predictor, percent: int | None, *, force: bool = False
     ) -> None:
         """Server-side apply of the InferenceService."""
-        manifest = self._templates.inference_service(state.service, state.request.namespace, predictor, percent)
+        manifest = self._manifest(state, predictor, percent)
         await self.kubernetes.apply(manifest, field_manager=FIELD_MANAGER, force=force)
+
+    def _manifest(self, state: RolloutState, predictor: Predictor, percent: int | None) -> Manifest:
+        request = state.request
+        return self._templates.inference_service(
+            state.service,
+            request.namespace,
+            predictor,
+            percent,
+            mode=request.serving.deployment_mode,
+            autoscaler=request.serving.autoscaler,
+        )
 
     async def readiness(self, state: RolloutState) -> tuple[RolloutState, Readiness]:
         """Whether the new revision may be begin_testing; the state follows."""
@@ -356,6 +369,8 @@ class RolloutClient:
                 f"InferenceService {name!r} in {namespace!r} was not made by ml-lifecycle: delete it, or choose "
                 "another model name or serving.namespace"
             )
+        if reason := changed_annotations(request.serving, found):
+            raise RolloutRefusedError(f"InferenceService {name!r} in {namespace!r} {reason}")
         if "transformer" in found["spec"]:
             raise RolloutRefusedError(
                 f"InferenceService {name!r} has a transformer, whose traffic KServe splits apart from the predictor's: "

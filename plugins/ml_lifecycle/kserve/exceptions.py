@@ -13,6 +13,13 @@ class RolloutRefusedError(RolloutError, RefusalError):
     """The rollout cannot begin; nothing has been changed."""
 
 
+class CanaryRefusedError(RolloutRefusedError):
+    """A canary that KServe would refuse, or give no pods."""
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        super().__init__(f"canary's {field} = {value!r} {allowed}")
+
+
 class RevisionFailedError(RolloutError):
     """The new revision will not become ready, or did not in time."""
 

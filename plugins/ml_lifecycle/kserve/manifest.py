@@ -5,63 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jinja2
 import yaml
 
+from ml_lifecycle.kserve.predictor import Predictor, check_canary
+from ml_lifecycle.runtimes import RUNTIMES
 from ml_lifecycle.settings import Serving
 
 Manifest = dict[str, Any]
 
 MANAGED_BY = "ml-lifecycle"
-CONTAINER = "kserve-container"
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """The part of an InferenceService that a rollout exchanges; replicas are None where a scaler owns them."""
-
-    storage_uri: str
-    runtime: str
-    cpu: str
-    memory: str
-    gpus: int = 0
-    service_account: str | None = None
-    min_replicas: int | None = None
-    max_replicas: int | None = None
-
-    @classmethod
-    def of(cls, inference_service: Mapping[str, Any]) -> Self:
-        """What a live InferenceService serves now."""
-        predictor = inference_service["spec"]["predictor"]
-        model = predictor.get("model") or {}
-        limits = (model.get("resources") or {}).get("limits") or {}
-        return cls(
-            storage_uri=model.get("storageUri", ""),
-            runtime=model.get("runtime", ""),
-            cpu=limits.get("cpu", "1"),
-            memory=limits.get("memory", "2Gi"),
-            gpus=int(limits.get("nvidia.com/gpu", 0)),
-            service_account=predictor.get("serviceAccountName"),
-            min_replicas=predictor.get("minReplicas"),
-            max_replicas=predictor.get("maxReplicas"),
-        )
-
-    @property
-    def version(self) -> str:
-        """The model version: the last part of the storage URI."""
-        return self.storage_uri.rstrip("/").rpartition("/")[2]
-
-    def without_replicas(self) -> Predictor:
-        """For a service whose replicas a scaler owns."""
-        return replace(self, min_replicas=None, max_replicas=None)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON of it."""
-        return asdict(self)
+DEPLOYMENT_MODE = "serving.kserve.io/deploymentMode"
+AUTOSCALER_CLASS = "serving.kserve.io/autoscalerClass"
+TAG_ROUTING = "serving.kserve.io/enable-tag-routing"
 
 
 class Templates:
@@ -74,19 +33,51 @@ class Templates:
             autoescape=False,  # noqa: S701 - YAML
         )
 
-    def serving_runtime(self, serving: Serving) -> Manifest:
-        """Our server as a runtime, named after the hash of its spec: another image is another runtime."""
+    def serving_runtime(self, serving: Serving) -> Manifest | None:
+        """Our server as a runtime, named after the hash of its spec: another image is another runtime.
+
+        None where the cluster brings the runtime.
+        """
+        if RUNTIMES[serving.runtime].cluster_runtime is not None:
+            return None
         fields = {"namespace": serving.namespace, "image": serving.image, "cpu": serving.cpu, "memory": serving.memory}
         spec = self._render("serving_runtime.yaml", name="", **fields)["spec"]
         digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:10]
         return self._render("serving_runtime.yaml", name=f"{MANAGED_BY}-{digest}", **fields)
 
+    def runtime_name(self, serving: Serving) -> str:
+        """The ServingRuntime, or ClusterServingRuntime, that serves the model."""
+        own = self.serving_runtime(serving)
+        return str(own["metadata"]["name"]) if own else str(RUNTIMES[serving.runtime].cluster_runtime)
+
     def inference_service(
-        self, name: str, namespace: str, predictor: Predictor, canary_percent: int | None
+        self,
+        name: str,
+        namespace: str,
+        predictor: Predictor,
+        canary_percent: int | None,
+        canary: Predictor | None = None,
+        *,
+        mode: str | None = None,
+        autoscaler: str | None = None,
     ) -> Manifest:
-        """The service; without `canary_percent` the newest ready revision takes all traffic."""
-        fields = {"name": name, "namespace": namespace, "predictor": predictor, "canary_percent": canary_percent}
-        return self._render("inference_service.yaml", **fields)
+        """The service; without `canary_percent` the newest ready version takes all traffic.
+
+        Without `canary` the percent is that of the newest revision, in Knative mode. With it `predictor` is the
+        stable side of Standard mode, and `canary` takes the percent (CanaryRefusedError where KServe refuses it).
+        `mode` and `autoscaler` are annotations, and stay the same for the service's life.
+        """
+        if canary is not None:
+            check_canary(predictor, canary, canary_percent)
+        return self._render(
+            "inference_service.yaml",
+            name=name,
+            namespace=namespace,
+            annotations=fixed_annotations(mode, autoscaler),
+            predictor=predictor,
+            canary_percent=canary_percent,
+            canary=canary,
+        )
 
     def golden_config_map(self, name: str, namespace: str, service: str, golden: str) -> Manifest:
         """The smoke test's cases."""
@@ -97,18 +88,28 @@ class Templates:
         return manifest
 
 
-def predictor(serving: Serving, storage_uri: str, runtime: str) -> Predictor:
-    """The predictor that the settings ask for."""
-    return Predictor(
-        storage_uri=storage_uri,
-        runtime=runtime,
-        cpu=serving.cpu,
-        memory=serving.memory,
-        gpus=serving.gpus,
-        service_account=serving.service_account,
-        min_replicas=serving.min_replicas,
-        max_replicas=serving.max_replicas,
-    )
+def fixed_annotations(mode: str | None, autoscaler: str | None) -> dict[str, str]:
+    """Of the InferenceService; KServe copies them into every revision, so they must never change."""
+    own = {DEPLOYMENT_MODE: mode, AUTOSCALER_CLASS: autoscaler, TAG_ROUTING: None if mode == "Standard" else "true"}
+    return {key: value for key, value in own.items() if value is not None}
+
+
+def changed_annotations(serving: Serving, inference_service: Mapping[str, Any]) -> str:
+    """Why the settings do not fit the live service, and the way out; empty where they do.
+
+    The mode may stand there without having been asked for: KServe writes a cluster's default down.
+    """
+    live = inference_service["metadata"].get("annotations") or {}
+    wanted = fixed_annotations(serving.deployment_mode, serving.autoscaler)
+    fixed = [TAG_ROUTING, AUTOSCALER_CLASS, *([DEPLOYMENT_MODE] if serving.deployment_mode else [])]
+    for key in fixed:
+        if live.get(key) != wanted.get(key):
+            return (
+                f"has {key}: {live.get(key)!r}, and by settings would have {wanted.get(key)!r}, which cannot change "
+                "while it lives: set serving.deployment_mode and serving.autoscaler back, or delete the service and "
+                "roll out again"
+            )
+    return ""
 
 
 def picked(manifest: Mapping[str, Any], fields: Iterable[str]) -> Manifest | None:

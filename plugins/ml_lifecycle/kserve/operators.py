@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from ml_lifecycle.kserve.exceptions import (
 )
 from ml_lifecycle.kserve.triggers import CanaryTrigger, CloseTrigger, Event, RevisionReadyTrigger, RolloutTrigger
 from ml_lifecycle.kubernetes.exceptions import LeaseHeldError, LeaseLostError
+from ml_lifecycle.runtimes import DESCRIPTION, GOLDEN, RUNTIMES
 
 if TYPE_CHECKING:
     from ml_lifecycle.kserve.client import RolloutClient
@@ -28,8 +31,6 @@ if TYPE_CHECKING:
     from ml_lifecycle.kserve.rollout import RolloutState
 
 log = logging.getLogger(__name__)
-
-SERVING_FILES = ("model.onnx", "model.json", "golden.json")
 
 
 class RolloutOperator(BaseOperator):
@@ -101,7 +102,9 @@ class OpenRolloutOperator(RolloutOperator):
     def resume(self, context: Mapping[str, Any], event: Event) -> dict[str, Any]:  # noqa: ARG002
         """The new revision's name and address."""
         _check(event, "ready")
-        self.log.info("revision %s is ready: %s", event["revision"], event["url"])
+        request = self.request()
+        path = RUNTIMES[request.serving.runtime].predict_path(request.model)
+        self.log.info("revision %s is ready: POST %s%s", event["revision"], event["url"], path)
         return {key: event[key] for key in ("revision", "url", "kind")}
 
 
@@ -261,14 +264,19 @@ def _golden(request: RolloutRequest) -> str:
     from ml_lifecycle.data_lake.client import DataLake
     from ml_lifecycle.data_lake.layout import join
 
-    lake = DataLake(request.data_lake, request.connections.storage)
-    missing = [name for name in SERVING_FILES if not lake.exists(join(request.storage_uri, name))]
-    if missing:
+    lake, runtime = DataLake(request.data_lake, request.connections.storage), RUNTIMES[request.serving.runtime]
+    looked_for = {GOLDEN, DESCRIPTION, *itertools.chain.from_iterable(runtime.needed(request.model))}
+    present = {name for name in looked_for if lake.exists(join(request.storage_uri, name))}
+    if missing := runtime.missing(request.model, present):
         raise RolloutRefusedError(
-            f"version {request.version} of {request.model!r} has no {', '.join(missing)} in {request.storage_uri}: "
-            "promote_model writes them"
+            f"version {request.version} of {request.model!r} has no {', '.join(missing)} in {request.storage_uri}, as "
+            f"serving.runtime = {request.serving.runtime!r} needs: promote_model writes what stands below `serving` in "
+            "the version's run, so set the runtime before it publishes, or name the one that the version was made for"
         )
-    return lake.read_bytes(join(request.storage_uri, "golden.json")).decode()
+    golden = lake.read_json(join(request.storage_uri, GOLDEN)) if GOLDEN in present else {"cases": []}
+    if runtime.cases == "tensors" and DESCRIPTION in present:
+        golden["model"] = lake.read_json(join(request.storage_uri, DESCRIPTION))
+    return json.dumps(golden)
 
 
 def _stable(state: RolloutState) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ml_lifecycle.kserve.manifest import Predictor
+from ml_lifecycle.kserve.predictor import Predictor
 
 _STANDARD = frozenset({"Standard", "RawDeployment"})
 _MODE_ANNOTATION = "serving.kserve.io/deploymentMode"

@@ -16,7 +16,7 @@ from ml_lifecycle.canary.evidence import Evidence, Side, Window
 from ml_lifecycle.canary.plan import Move, Position, expected_seconds, next_move
 from ml_lifecycle.canary.snapshot import Gap, Snapshot, between
 from ml_lifecycle.canary.verdict import Outcome, Verdict, judge
-from ml_lifecycle.kserve.manifest import Predictor
+from ml_lifecycle.kserve.predictor import Predictor
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.revisions import Service
 
@@ -137,8 +137,8 @@ class RolloutState:
                 **document,
                 "request": RolloutRequest.model_validate(document["request"]),
                 "kind": Kind(document["kind"]),
-                "candidate": Predictor(**document["candidate"]),
-                "stable": Predictor(**document["stable"]) if document["stable"] else None,
+                "candidate": Predictor.from_json(document["candidate"]),
+                "stable": Predictor.from_json(document["stable"]) if document["stable"] else None,
                 "phase": Phase(document["phase"]),
                 "steps": tuple(Step.from_json(step) for step in document["steps"]),
                 "evidence": Evidence.from_json(document["evidence"]),

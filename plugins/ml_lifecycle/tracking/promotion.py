@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_lifecycle.assets import CANDIDATE_MODEL, ModelEvent, incoming_models
 from ml_lifecycle.data_lake.client import DataLake
+from ml_lifecycle.runtimes import RUNTIMES
 from ml_lifecycle.settings import Settings
 from ml_lifecycle.settings_variable import read_settings
 from ml_lifecycle.tracking.approval import Question, Ruling, question
@@ -107,7 +108,8 @@ def publish_candidate(settings: Settings, version: str, *, by: str) -> ModelEven
             lake.verify_serving_files(storage_uri)
         else:
             files = tracking.read_artifacts(candidate.run_id, SERVING_ARTIFACT)
-            storage_uri = lake.write_serving_files(settings.model, version, files)
+            arranged = RUNTIMES[settings.serving.runtime].arranged(settings.model, files)
+            storage_uri = lake.write_serving_files(settings.model, version, arranged)
         tracking.tag_version(settings.model, version, {"storage_uri": storage_uri, "promoted_by": by})
         tracking.set_alias(settings.model, CHAMPION, version)
         metrics = tracking.run_metrics(candidate.run_id)

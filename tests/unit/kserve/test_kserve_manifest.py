@@ -1,20 +1,15 @@
-"""What is rendered, and that KServe's real schemas accept it."""
+"""What is rendered; that KServe's real schemas accept it is in tests/contract."""
 
-import functools
-from pathlib import Path
-
-import jsonschema
 import pytest
-import yaml
 
 from ml_lifecycle.exceptions import SettingsError
-from ml_lifecycle.kserve.manifest import Predictor, Templates, is_ours, picked, predictor
+from ml_lifecycle.kserve.manifest import Templates, changed_annotations, is_ours, picked
+from ml_lifecycle.kserve.predictor import predictor
 from ml_lifecycle.resources import resource
 from ml_lifecycle.settings import Serving, parse_settings
 
 TEMPLATES = Templates(resource("k8s_templates"))
 SERVING = Serving(namespace="models", service_account="reader", gpus=1)
-CRDS = Path(__file__).resolve().parents[4] / "shared" / "crds"
 
 
 def runtime(**fields):
@@ -57,12 +52,46 @@ def test_without_a_percent_the_field_is_absent_and_zero_is_not():
     assert rendered(0)["spec"]["predictor"]["canaryTrafficPercent"] == 0
 
 
-def test_a_live_predictor_survives_the_way_back():
-    """A roll-back applies what was read from the live service: it must be what was applied before."""
-    made = predictor(SERVING, "s3://lake/models/digits/2", "ml-lifecycle-abc")
-    assert Predictor.of(rendered(None)) == made
-    assert made.version == "2"
-    assert Predictor(**made.to_json()) == made
+def test_a_runtime_that_the_cluster_brings_is_named_and_not_made():
+    serving = Serving(runtime="sklearn")
+    assert (TEMPLATES.serving_runtime(serving), TEMPLATES.runtime_name(serving)) == (None, "kserve-sklearnserver")
+    assert TEMPLATES.runtime_name(Serving()) == runtime()["metadata"]["name"]
+
+
+def live(mode=None, autoscaler=None, **more):
+    made = predictor(SERVING, "s3://lake/models/digits/2", "r")
+    manifest = TEMPLATES.inference_service("digits", "models", made, None, mode=mode, autoscaler=autoscaler)
+    manifest["metadata"]["annotations"] |= more
+    return manifest
+
+
+def test_annotations_say_what_settings_say_and_tags_are_routed_where_there_are_revisions():
+    tag_routing = {"serving.kserve.io/enable-tag-routing": "true"}
+    assert live()["metadata"]["annotations"] == tag_routing
+    knative = {"serving.kserve.io/deploymentMode": "Knative"}
+    assert live("Knative")["metadata"]["annotations"] == tag_routing | knative
+    assert live("Standard", "external")["metadata"]["annotations"] == {
+        "serving.kserve.io/deploymentMode": "Standard",
+        "serving.kserve.io/autoscalerClass": "external",
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "service", "said"),
+    [
+        ({}, live(), ""),
+        ({}, live(**{"serving.kserve.io/deploymentMode": "Standard"}), ""),
+        ({"deployment_mode": "Standard", "autoscaler": "hpa"}, live("Standard", "hpa"), ""),
+        ({"deployment_mode": "Standard"}, live(), "enable-tag-routing: 'true', and by settings would have None"),
+        ({"deployment_mode": "Knative"}, live(), "deploymentMode: None, and by settings would have 'Knative'"),
+        ({"autoscaler": "external"}, live(), "autoscalerClass: None, and by settings would have 'external'"),
+        ({}, live(None, "hpa"), "autoscalerClass: 'hpa', and by settings would have None"),
+    ],
+)
+def test_annotations_never_change_while_a_service_lives(fields, service, said):
+    reason = changed_annotations(Serving(**fields), service)
+    assert said in reason
+    assert bool(reason) == bool(said)
 
 
 def test_trap_12_a_canary_without_pods_gives_no_evidence():
@@ -80,51 +109,6 @@ def test_trap_13_replicas_are_left_out_for_a_scaler():
 def test_values_are_quoted():
     manifest = TEMPLATES.golden_config_map("digits-golden-2", "models", "digits", '{"cases": ["a: {{b}}"]}')
     assert manifest["data"]["golden.json"] == '{"cases": ["a: {{b}}"]}'
-
-
-@pytest.mark.skipif(not CRDS.is_dir(), reason="the CRDs of KServe are not here")
-@pytest.mark.parametrize(
-    ("file", "manifest"),
-    [
-        ("serving.kserve.io_inferenceservices.yaml", rendered()),
-        ("serving.kserve.io_inferenceservices.yaml", rendered(None, service_account=None, gpus=0)),
-        ("serving.kserve.io_servingruntimes.yaml", runtime()),
-    ],
-)
-def test_the_real_schemas_accept_it(file, manifest):
-    definition = _definition(file)
-    version = manifest["apiVersion"].rpartition("/")[2]
-    schema = next(v["schema"]["openAPIV3Schema"] for v in definition["spec"]["versions"] if v["name"] == version)
-    jsonschema.Draft7Validator(_strict(schema, manifest)).validate(manifest)
-
-
-@functools.cache
-def _definition(file):
-    return yaml.load((CRDS / file).read_text(), Loader=yaml.CSafeLoader)
-
-
-def _strict(schema, value):
-    """The part of the schema that speaks of `value`; unknown fields are refused, as by `kubectl --validate=strict`."""
-    part = {key: rule for key, rule in schema.items() if key not in {"properties", "items", "description"}}
-    if part.pop("x-kubernetes-int-or-string", False):
-        part.pop("type", None)
-    if isinstance(value, dict) and "properties" in schema:
-        known = schema["properties"]
-        part["properties"] = {key: _strict(known[key], inner) for key, inner in value.items() if key in known}
-        if known:
-            part.setdefault("additionalProperties", False)
-    if isinstance(value, list) and value and "items" in schema:
-        part["items"] = {"anyOf": [_strict(schema["items"], inner) for inner in value]}
-    return part
-
-
-@pytest.mark.skipif(not CRDS.is_dir(), reason="the CRDs of KServe are not here")
-def test_the_schema_check_would_notice_a_field_that_kserve_does_not_know():
-    manifest = runtime()
-    manifest["spec"]["containers"][0]["imagePolicy"] = "Always"
-    schema = _definition("serving.kserve.io_servingruntimes.yaml")["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    with pytest.raises(jsonschema.ValidationError, match="imagePolicy"):
-        jsonschema.Draft7Validator(_strict(schema, manifest)).validate(manifest)
 
 
 def test_fields_are_picked_as_the_api_names_them_though_keys_hold_dots():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ml_lifecycle.canary.evidence import Side, Window
 from ml_lifecycle.canary.snapshot import Counters, Gap, Snapshot
-from ml_lifecycle.kserve.manifest import Predictor
+from ml_lifecycle.kserve.predictor import Predictor
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.rollout import (
     Act,
