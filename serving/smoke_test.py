@@ -2,8 +2,12 @@
 
 `python -m serving.smoke_test --url <URL of the revision> --model <name> --golden <golden.json>` checks readiness,
 the contract of inputs and outputs, the golden answers within their tolerance, and the latency budget. It prints a
-JSON report and exits with 0 or 1. Standard library only. With `--connect http://127.0.0.1:port` the connection goes
-there, and the URL's host only into the Host header, for gateways whose names do not resolve.
+JSON report and exits with 0 or 1. With `--connect http://127.0.0.1:port` the connection goes there, and the URL's host
+only into the Host header, for gateways whose names do not resolve.
+
+`--protocol` and `--cases` say what server it is: `images` is our own; `tensors` one of the bare ONNX graph, for which
+golden images are preprocessed here; `requests` any other, of which cases say themselves what is asked. Cases that do so
+are asked of any server.
 """
 
 from __future__ import annotations
@@ -20,13 +24,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from serving.golden import (
+    CheckFailedError,
+    check_label,
+    check_probabilities,
+    check_response,
+    image_request,
+    tensor_request,
+)
+
 TIMEOUT_SECONDS = 10.0
 RETRY_SECONDS = 0.5
 EXCERPT = 300
+TOLERANCE = 0.001
 
-
-class CheckFailedError(Exception):
-    """A check did not hold; the message says what was expected and what was found."""
+READY_PATHS = {"v1": "/v1/models/{model}", "v2": "/v2/models/{model}/ready"}
+METADATA_PATHS = {"v2": "/v2/models/{model}"}
+PREDICT_PATHS = {"v1": "/v1/models/{model}:predict", "v2": "/v2/models/{model}/infer"}
 
 
 @dataclass
@@ -84,15 +98,34 @@ class Endpoint:
             return response.status, content[:EXCERPT].decode(errors="replace")
 
 
-def smoke_test(endpoint: Endpoint, model: str, golden: Mapping[str, Any], report: Report, wait_seconds: float) -> None:
+@dataclass(frozen=True)
+class Subject:
+    """What is tested: the `model` of an endpoint, its protocol (v1 or v2), and how golden cases are asked of it."""
+
+    endpoint: Endpoint
+    model: str
+    protocol: str = "v2"
+    cases: str = "images"
+
+    def predict(self, body: Mapping[str, Any]) -> tuple[int, Any]:
+        """Status and JSON of a prediction."""
+        return self.endpoint.call("POST", PREDICT_PATHS[self.protocol].format(model=self.model), body)
+
+
+def smoke_test(
+    subject: Subject, golden: Mapping[str, Any], report: Report, *, wait_seconds: float, budget_seconds: float | None
+) -> None:
     """Run every check and note its outcome; the later ones are skipped when the model never gets ready."""
-    if not _check(report, "ready", lambda: _ready(endpoint, model, wait_seconds)):
+    if not _check(report, "ready", lambda: _ready(subject, wait_seconds)):
         return
-    _check(report, "contract", lambda: _contract(endpoint, model, golden))
+    _check(report, "contract", lambda: _contract(subject, golden))
     for number, case in enumerate(golden["cases"]):
-        _check(report, f"golden {number}", functools.partial(_golden, endpoint, model, case, golden, report))
-    _check(report, "refuses nonsense", lambda: _refusal(endpoint, model))
-    _check(report, "latency", lambda: _latency(report, float(golden["latency_budget_seconds"])))
+        _check(report, f"golden {number}", functools.partial(_golden, subject, case, golden, report))
+    if subject.cases == "images":
+        _check(report, "refuses nonsense", lambda: _refusal(subject))
+    budget = golden.get("latency_budget_seconds") if budget_seconds is None else budget_seconds
+    if budget is not None:
+        _check(report, "latency", lambda: _latency(report, float(budget)))
 
 
 def _check(report: Report, name: str, action: Callable[[], str]) -> bool:
@@ -106,14 +139,15 @@ def _check(report: Report, name: str, action: Callable[[], str]) -> bool:
     return passed
 
 
-def _ready(endpoint: Endpoint, model: str, wait_seconds: float) -> str:
+def _ready(subject: Subject, wait_seconds: float) -> str:
+    path = READY_PATHS[subject.protocol].format(model=subject.model)
     deadline = time.monotonic() + wait_seconds
     while True:
         try:
-            status, answer = endpoint.call("GET", f"/v2/models/{model}/ready")
-            if status == 200:
-                return f"model {model} is ready"
-            problem = f"/v2/models/{model}/ready answered {status}: {answer}"
+            status, answer = subject.endpoint.call("GET", path)
+            if status == 200 and _says_ready(answer):
+                return f"model {subject.model} is ready"
+            problem = f"{path} answered {status}: {answer}"
         except CheckFailedError as error:
             problem = str(error)
         if time.monotonic() > deadline:
@@ -121,52 +155,86 @@ def _ready(endpoint: Endpoint, model: str, wait_seconds: float) -> str:
         time.sleep(RETRY_SECONDS)
 
 
-def _contract(endpoint: Endpoint, model: str, golden: Mapping[str, Any]) -> str:
-    status, answer = endpoint.call("GET", f"/v2/models/{model}")
+def _says_ready(answer: Any) -> bool:
+    """KServe's v1 servers say {"ready": true}, TensorFlow Serving names states; those of v2 say it by the status."""
+    if not isinstance(answer, Mapping):
+        return True
+    states = [version.get("state") for version in answer.get("model_version_status", ())]
+    return "AVAILABLE" in states if states else answer.get("ready", True) in (True, "True", "true")
+
+
+def _contract(subject: Subject, golden: Mapping[str, Any]) -> str:
+    if subject.protocol not in METADATA_PATHS:
+        return "protocol v1 describes no inputs and outputs"
+    path = METADATA_PATHS[subject.protocol].format(model=subject.model)
+    status, answer = subject.endpoint.call("GET", path)
     if status != 200:
-        raise CheckFailedError(f"/v2/models/{model} answered {status}: {answer}")
-    inputs = {entry["name"]: entry for entry in answer["inputs"]}
-    outputs = {entry["name"]: entry for entry in answer["outputs"]}
-    expected = {"image": "BYTES", "label": "BYTES", "probabilities": "FP32"}
-    for name, datatype in expected.items():
+        raise CheckFailedError(f"{path} answered {status}: {answer}")
+    inputs = {entry["name"]: entry for entry in answer.get("inputs") or ()}
+    outputs = {entry["name"]: entry for entry in answer.get("outputs") or ()}
+    for name, datatype in _described(subject, golden).items():
         entry = {**inputs, **outputs}.get(name)
         if entry is None or entry["datatype"] != datatype:
             raise CheckFailedError(f"{name} must be described as {datatype}, not as {entry}")
-    classes = len(golden["cases"][0]["probabilities"])
-    if outputs["probabilities"]["shape"][-1] != classes:
-        raise CheckFailedError(f"probabilities have shape {outputs['probabilities']['shape']}, not [-1, {classes}]")
-    return f"inputs {sorted(inputs)}, outputs {sorted(outputs)}, {classes} classes"
+    if subject.cases == "images":
+        _count_classes(outputs["probabilities"]["shape"], golden)
+    return f"inputs {sorted(inputs)}, outputs {sorted(outputs)}"
 
 
-def _golden(endpoint: Endpoint, model: str, case: Mapping[str, Any], golden: Mapping[str, Any], report: Report) -> str:
-    body = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [case["image"]]}]}
+def _described(subject: Subject, golden: Mapping[str, Any]) -> dict[str, str]:
+    """Inputs and outputs that the server must describe, with their datatypes."""
+    if subject.cases == "images":
+        return {"image": "BYTES", "label": "BYTES", "probabilities": "FP32"}
+    if subject.cases == "tensors" and "model" in golden:
+        return {golden["model"]["input"]["name"]: "FP32", golden["model"]["output"]["name"]: "FP32"}
+    return {}
+
+
+def _count_classes(shape: Sequence[int], golden: Mapping[str, Any]) -> None:
+    for case in golden["cases"][:1]:
+        if shape[-1] != len(case["probabilities"]):
+            raise CheckFailedError(f"probabilities have shape {shape}, not [-1, {len(case['probabilities'])}]")
+
+
+def _golden(subject: Subject, case: Mapping[str, Any], golden: Mapping[str, Any], report: Report) -> str:
+    body = _body(subject, case, golden)
     started = time.monotonic()
-    status, answer = endpoint.call("POST", f"/v2/models/{model}/infer", body)
+    status, answer = subject.predict(body)
     report.latencies.append(time.monotonic() - started)
     if status != 200:
         raise CheckFailedError(f"inference answered {status}: {answer}")
-    outputs = {entry["name"]: entry["data"] for entry in answer["outputs"]}
-    difference = max(
-        abs(given - expected) for given, expected in zip(outputs["probabilities"], case["probabilities"], strict=True)
-    )
-    if not difference <= float(golden["tolerance"]):
-        raise CheckFailedError(
-            f"probabilities differ by {difference:.6f}, more than {golden['tolerance']}; label "
-            f"{outputs['label'][0]!r}, expected {case['label']!r}: another model or another preprocessing answers here"
-        )
-    if outputs["label"] != [case["label"]]:
-        raise CheckFailedError(f"label {outputs['label']}, expected {case['label']!r}")
-    return f"label {case['label']}, probabilities within {difference:.1e}"
+    tolerance = float(golden.get("tolerance", TOLERANCE))
+    if "request" in case:
+        check_response(answer, case["response"], tolerance)
+        return "the response is as expected"
+    if subject.cases == "tensors":
+        return check_probabilities(answer, golden["model"]["output"]["name"], case, tolerance)
+    found = check_probabilities(answer, "probabilities", case, tolerance)
+    check_label(answer, case)
+    return found
 
 
-def _refusal(endpoint: Endpoint, model: str) -> str:
-    status, answer = endpoint.call("POST", f"/v2/models/{model}/infer", {"inputs": []})
+def _body(subject: Subject, case: Mapping[str, Any], golden: Mapping[str, Any]) -> Mapping[str, Any]:
+    if "request" in case:
+        request: Mapping[str, Any] = case["request"]
+        return request
+    if subject.cases == "images":
+        return image_request(case)
+    if subject.cases == "tensors" and "model" in golden:
+        return tensor_request(case, golden["model"])
+    raise CheckFailedError("the case holds no request, and this server cannot be asked by an image")
+
+
+def _refusal(subject: Subject) -> str:
+    status, answer = subject.predict({"inputs": []})
     if status != 400:
         raise CheckFailedError(f"a request without inputs was answered with {status}: {answer}; expected is 400")
     return "a request without inputs is answered with 400"
 
 
 def _latency(report: Report, budget: float) -> str:
+    if not report.latencies:
+        return "no golden case was asked, so nothing was timed"
     # The first request may pay for warming up.
     slowest = max(report.latencies[1:] or report.latencies)
     if slowest > budget:
@@ -188,6 +256,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", required=True, help="name under which the model answers")
     parser.add_argument("--golden", required=True, type=Path, help="golden.json of the version")
     parser.add_argument("--connect", help="connect here instead, with the URL's host as Host header")
+    parser.add_argument("--protocol", choices=sorted(PREDICT_PATHS), default="v2", help="what the server speaks")
+    parser.add_argument(
+        "--cases", choices=["images", "tensors", "requests"], default="images", help="how golden cases are asked"
+    )
+    parser.add_argument("--latency-budget", type=float, help="seconds, instead of the golden cases' own")
     parser.add_argument("--wait", type=float, default=30.0, help="seconds to wait for readiness")
     options = parser.parse_args(arguments)
     report = Report(options.model, options.url)
@@ -196,7 +269,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         report.checks.append({"check": "golden cases", "passed": False, "detail": f"{options.golden}: {error}"})
     else:
-        smoke_test(Endpoint(options.url, options.connect), options.model, golden, report, options.wait)
+        subject = Subject(Endpoint(options.url, options.connect), options.model, options.protocol, options.cases)
+        smoke_test(subject, golden, report, wait_seconds=options.wait, budget_seconds=options.latency_budget)
     sys.stdout.write(json.dumps(report.to_document(), indent=2) + "\n")
     return 0 if report.passed else 1
 

@@ -8,12 +8,14 @@ from typing import Any
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 
 from ml_lifecycle.kserve.request import RolloutRequest
+from ml_lifecycle.runtimes import RUNTIMES
 
 
 class SmokeTestOperator(KubernetesPodOperator):
     """Runs `python -m serving.smoke_test` in the serving image, with the version's golden cases mounted.
 
     It asks for readiness, the contract, the golden answers and the latency budget; the pod's report is the task's log.
+    The pod is of our image whatever runtime serves the model: it is the client.
 
     :param rollout: JSON of a RolloutRequest. (templated)
     :param revision: what OpenRolloutOperator returned: `{"revision", "url", …}`. (templated)
@@ -66,8 +68,12 @@ class SmokeTestOperator(KubernetesPodOperator):
 
 def arguments(request: RolloutRequest, url: str) -> list[str]:
     """What the smoke test is told; `--connect` where the address does not resolve."""
+    serving, runtime = request.serving, RUNTIMES[request.serving.runtime]
     told = ["--url", url, "--model", request.model, "--golden", "/golden/golden.json"]
-    return [*told, "--connect", request.serving.ingress] if request.serving.ingress else told
+    told += ["--protocol", runtime.protocol, "--cases", runtime.cases]
+    if serving.smoke_test_latency_ms is not None:
+        told += ["--latency-budget", f"{serving.smoke_test_latency_ms / 1000:g}"]
+    return [*told, "--connect", serving.ingress] if serving.ingress else told
 
 
 def _golden(request: RolloutRequest) -> tuple[list[Any], list[Any]]:
