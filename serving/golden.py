@@ -74,6 +74,6 @@ def check_response(found: Any, expected: Any, tolerance: float, path: str = "res
 
 
 def _equal(found: Any, expected: Any, tolerance: float) -> bool:
-    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in (found, expected)):
-        return bool(found == expected)
-    return abs(found - expected) <= tolerance
+    if type(found) in (int, float) and type(expected) in (int, float):
+        return bool(abs(found - expected) <= tolerance)
+    return type(found) is type(expected) and bool(found == expected)

@@ -297,9 +297,9 @@ class Cost(Section):
 class Toleration(Section):
     """A taint of nodes on which the model's pods may run all the same; fields as in Kubernetes."""
 
-    key: str | None = Field(default=None, min_length=1, description="the taint's key; none: every key")
+    key: NodeLabel | None = Field(default=None, description="the taint's key; none: every key")
     operator: Literal["Equal", "Exists"] = Field(default="Equal", description="Exists: any value")
-    value: str | None = Field(default=None, description="the taint's value")
+    value: NodeLabelValue | None = Field(default=None, description="the taint's value")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
         default=None, description="the taint's effect; none: every effect"
     )
@@ -327,8 +327,8 @@ class Serving(Section):
 
     runtime: RuntimeName = Field(
         default="ml-lifecycle",
-        description="the server: our own image, or a runtime that KServe brings; TorchServe is not offered, for nobody "
-        "maintains it",
+        description="the server: our own image, or one that KServe brings: triton-onnx, triton-pytorch, sklearn, "
+        "tensorflow, mlflow. Set it before promote_model publishes a version: it arranges the files for it",
     )
     deployment_mode: Literal["Knative", "Standard"] | None = Field(
         default=None, description="KServe's mode for this service; none: the cluster's default. Fixed for its life"
@@ -362,14 +362,17 @@ class Serving(Section):
         default=None, description="what is scaled by: concurrency or rps in Knative mode, cpu or memory in Standard"
     )
     scale_target: int | None = Field(
-        default=None, ge=1, le=2**31 - 1, description="its target: a replica's requests, requests a second or percent"
+        default=None,
+        ge=1,
+        le=2**31 - 1,
+        description="its target: a replica's requests at a time, requests a second, or percent",
     )
     container_concurrency: int | None = Field(
         default=None, ge=0, le=1000, description="requests that a replica may have under way; 0: any number"
     )
     timeout_seconds: int | None = Field(default=None, ge=1, le=86_400, description="a request is ended after this")
     logger_url: str | None = Field(
-        default=None, pattern=r"^https?://[^\s]+$", description="KServe sends requests and answers there as CloudEvents"
+        default=None, pattern=r"^https?://[!-~]+$", description="KServe sends requests and answers there as CloudEvents"
     )
     logger_mode: Literal["all", "request", "response"] = Field(default="all", description="what of them is sent")
     tolerations: tuple[Toleration, ...] = Field(

@@ -5,7 +5,7 @@ import functools
 import jsonschema
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_lifecycle.kserve.manifest import Templates
@@ -43,8 +43,8 @@ def strict(schema, value):
         part["properties"] = {key: strict(known[key], inner) for key, inner in value.items() if key in known}
         if not schema.get("x-kubernetes-preserve-unknown-fields"):
             part.setdefault("additionalProperties", False)
-    if isinstance(value, list) and value and "items" in schema:
-        part["items"] = {"anyOf": [strict(schema["items"], inner) for inner in value]}
+    if isinstance(value, list) and "items" in schema:
+        part["items"] = [strict(schema["items"], inner) for inner in value]
     return part
 
 
@@ -61,16 +61,19 @@ def rendered(serving, percent, *, canary=False):
     )
 
 
+@settings(deadline=None)
 @given(serving=servings(), percent=st.none() | st.integers(0, 100))
 def test_every_service_of_knative_mode(crds, serving, percent):
     validate(rendered(serving, percent), schema(crds, SERVICES, "v1beta1"))
 
 
+@settings(deadline=None)
 @given(serving=servings(), percent=st.integers(0, 100))
 def test_every_service_with_a_canary_of_standard_mode(crds, serving, percent):
     validate(rendered(serving, percent, canary=True), schema(crds, SERVICES, "v1beta1"))
 
 
+@settings(deadline=None)
 @given(serving=servings())
 def test_every_runtime_of_our_own(crds, serving):
     ours = serving.model_copy(update={"runtime": "ml-lifecycle"})

@@ -51,6 +51,16 @@ def test_overrides_do_not_change_the_variable() -> None:
         ("serving.min_replicas", 9, "min_replicas 9 must not exceed max_replicas 5"),
         ("serving.min_replicas", 0, "greater than or equal to 1"),
         ("serving.namespace", "Models!", "pattern"),
+        ("serving.runtime", "torchserve", "'ml-lifecycle', 'triton-onnx'"),
+        ("serving.cpu", "half", "pattern"),
+        ("serving.cpu", "0m", "pattern"),
+        ("serving.memory", "512mb", "pattern"),
+        ("serving.cpu_limit", "0.4", "cpu_limit '0.4' must not be below cpu '500m'"),
+        ("serving.memory_limit", "500M", "memory_limit '500M' must not be below memory '512Mi'"),
+        ("serving.scale_target", 0, "greater than or equal to 1"),
+        ("serving.container_concurrency", -1, "greater than or equal to 0"),
+        ("serving.logger_url", "broker:80", "pattern"),
+        ("serving.smoke_test_latency_ms", 0, "greater than 0"),
         ("cluster.compute_max_hosts", 1, "compute_max_hosts 1 must not be below compute_hosts 2"),
         ("cluster.image_version", "2.1", "Python 3.8"),
         ("dataset.name", "../secrets", "letters, digits"),
@@ -71,6 +81,27 @@ def test_bad_input_is_refused_with_field_value_and_what_is_allowed(path: str, va
     assert said in message
     assert path.split(".")[-1] in message
     assert str(value).strip("[]") in message
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"deployment_mode": "Knative", "scale_metric": "cpu"}, r"'cpu' must be one of \['concurrency', 'rps'\]"),
+        ({"deployment_mode": "Standard", "scale_metric": "rps"}, r"'rps' must be one of \['cpu', 'memory'\]"),
+        ({"deployment_mode": "Knative", "autoscaler": "hpa"}, "autoscaler 'hpa' is for Standard mode"),
+        ({"autoscaler": "keda", "scale_metric": "cpu"}, "'cpu' is refused by KServe with autoscaler 'keda'"),
+        ({"scale_metric": "cpu", "scale_target": 101}, "scale_target 101 must be 1 to 100"),
+        ({"deployment_mode": "Standard", "scale_target": 101}, "scale_target 101 must be 1 to 100"),
+        ({"tolerations": [{"operator": "Exists", "value": "v", "key": "k"}]}, "value 'v' must not be given"),
+        ({"node_selector": {"a b": "c"}}, r"node_selector.* = 'a b'"),
+        ({"tolerations": [{"value": "v"}]}, "without a key the operator must be 'Exists'"),
+        ({"tolerations": [{"key": "k", "toleration_seconds": 3}]}, "needs effect 'NoExecute'"),
+        ({"tolerations": [{"keys": "k"}]}, r"tolerations\.0\.keys = 'k': unknown setting; allowed here are .*operator"),
+    ],
+)
+def test_what_kserve_or_kubernetes_would_refuse_is_refused_at_once(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        parsed(serving=given)
 
 
 @pytest.mark.parametrize("name", ["Digits", "1digits", "digits-", "di_gits", "a" * 41, "", "digits/../x", "модель"])

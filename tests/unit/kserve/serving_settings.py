@@ -12,23 +12,19 @@ METRICS = {
     "Knative": ("concurrency", "rps"),
     "Standard": ("cpu", "memory"),
 }
-LABELS = st.dictionaries(
-    st.from_regex(r"([a-z][a-z0-9]{0,8}\.example/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,8}[A-Za-z0-9])?", fullmatch=True),
-    st.from_regex(r"([A-Za-z0-9]([-_.A-Za-z0-9]{0,8}[A-Za-z0-9])?)?", fullmatch=True),
-    max_size=3,
-)
+KEYS = st.from_regex(r"([a-z][a-z0-9]{0,8}\.example/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,8}[A-Za-z0-9])?", fullmatch=True)
+VALUES = st.from_regex(r"([A-Za-z0-9]([-_.A-Za-z0-9]{0,8}[A-Za-z0-9])?)?", fullmatch=True)
 
 
 @st.composite
 def tolerations(draw):
     operator = draw(st.sampled_from(["Equal", "Exists"]))
     effect = draw(st.sampled_from([None, "NoSchedule", "PreferNoSchedule", "NoExecute"]))
-    key = st.text("abc/.-", min_size=1, max_size=8)
     return Toleration(
         operator=operator,
         effect=effect,
-        key=draw(key if operator == "Equal" else st.none() | key),
-        value=None if operator == "Exists" else draw(st.none() | st.text(max_size=8)),
+        key=draw(KEYS if operator == "Equal" else st.none() | KEYS),
+        value=None if operator == "Exists" else draw(st.none() | VALUES),
         toleration_seconds=draw(st.none() | st.integers(0, 9999)) if effect == "NoExecute" else None,
     )
 
@@ -60,6 +56,6 @@ def servings(draw):
         logger_url=maybe(st.sampled_from(["http://broker.logging/models", "https://sink:8443/?a='b'&c=<d>"])),
         logger_mode=draw(st.sampled_from(["all", "request", "response"])),
         tolerations=draw(st.lists(tolerations(), max_size=3)),
-        node_selector=draw(LABELS),
+        node_selector=draw(st.dictionaries(KEYS, VALUES, max_size=3)),
         restricted=draw(st.booleans()),
     )

@@ -1,10 +1,12 @@
 """The operators around the triggers: what they defer to, what they make of events, what they refuse."""
 
+import json
+
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, TaskDeferred
 
 from ml_lifecycle.kserve import operators
-from ml_lifecycle.kserve.exceptions import RolloutError, RolloutStuckError
+from ml_lifecycle.kserve.exceptions import RolloutError, RolloutRefusedError, RolloutStuckError
 from ml_lifecycle.kserve.operators import (
     CanaryOperator,
     CloseRolloutOperator,
@@ -94,10 +96,62 @@ def test_the_smoke_test_asks_the_revision_by_way_of_the_ingress(rollout):
     operator._configure()
     assert operator.arguments == [
         *("--url", revision["url"], "--model", "digits", "--golden", "/golden/golden.json"),
-        *("--connect", "http://127.0.0.1:8081"),
+        *("--protocol", "v2", "--cases", "images", "--connect", "http://127.0.0.1:8081"),
     ]
     assert (operator.namespace, operator.image) == ("models", "ml-lifecycle/serving:1.0.0")
     assert operator.volumes[0].config_map.name == "digits-golden-2"
+
+
+def test_the_smoke_test_of_another_runtime_runs_in_our_image(rollout):
+    rollout["serving"] |= {"runtime": "sklearn", "smoke_test_latency_ms": 250, "ingress": None}
+    operator = SmokeTestOperator(task_id="smoke_test", rollout=rollout, revision={"revision": GOOD, "url": "http://x"})
+    operator._configure()
+    assert operator.image == "ml-lifecycle/serving:1.0.0"
+    assert operator.arguments[6:] == ["--protocol", "v1", "--cases", "requests", "--latency-budget", "0.25"]
+
+
+def opening(rollout, monkeypatch):
+    """What `open` takes along as golden cases."""
+    taken = []
+
+    async def open_rollout(_, golden, __):
+        taken.append(json.loads(golden))
+        raise RolloutRefusedError("far enough")
+
+    monkeypatch.setattr(operators, "_open", open_rollout)
+    with pytest.raises(AirflowFailException, match="far enough"):
+        OpenRolloutOperator(task_id="open", rollout=rollout).execute(CONTEXT)
+    return taken[0]
+
+
+def test_a_version_that_others_bring_may_have_no_golden_cases(rollout, tmp_path, monkeypatch):
+    rollout["serving"]["runtime"] = "sklearn"
+    folder = tmp_path / "models" / "digits" / "2"
+    folder.mkdir(parents=True)
+    (folder / "model.pkl").write_bytes(b"estimator")
+    assert opening(rollout, monkeypatch) == {"cases": []}
+    (folder / "golden.json").write_text('{"cases": [{"request": {}, "response": {}}]}')
+    assert opening(rollout, monkeypatch) == {"cases": [{"request": {}, "response": {}}]}
+
+
+def test_triton_is_asked_by_what_the_preprocessing_makes_of_golden_images(rollout, tmp_path, monkeypatch):
+    rollout["serving"]["runtime"] = "triton-onnx"
+    folder = tmp_path / "models" / "digits" / "2"
+    (folder / "digits" / "1").mkdir(parents=True)
+    (folder / "digits" / "1" / "model.onnx").write_bytes(b"onnx")
+    (folder / "golden.json").write_text('{"cases": []}')
+    (folder / "model.json").write_text('{"preprocessing": {"image_size": 8}}')
+    assert opening(rollout, monkeypatch)["model"] == {"preprocessing": {"image_size": 8}}
+
+
+def test_a_version_made_for_another_runtime_is_refused_with_what_it_lacks(rollout, tmp_path):
+    rollout["serving"]["runtime"] = "triton-onnx"
+    folder = tmp_path / "models" / "digits" / "2"
+    folder.mkdir(parents=True)
+    for name in ("model.onnx", "model.json", "golden.json"):
+        (folder / name).write_text("{}")
+    with pytest.raises(AirflowFailException, match=r"has no digits/1/model\.onnx in .*runtime = 'triton-onnx' needs"):
+        OpenRolloutOperator(task_id="open", rollout=rollout).execute(CONTEXT)
 
 
 def test_without_an_ingress_the_address_must_resolve(rollout):

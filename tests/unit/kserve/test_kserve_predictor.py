@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_lifecycle.kserve.exceptions import CanaryRefusedError
@@ -26,6 +26,7 @@ def render(served, percent=None, canary=None):
     return TEMPLATES.inference_service("digits", "models", served, percent, canary)
 
 
+@settings(deadline=None)
 @given(servings(), st.none() | PERCENTS)
 def test_a_roll_back_restores_exactly_what_was_live(serving, percent):
     before = made(serving)
@@ -33,6 +34,7 @@ def test_a_roll_back_restores_exactly_what_was_live(serving, percent):
     assert Predictor.of(render(before.without_replicas(), percent)) == before.without_replicas()
 
 
+@settings(deadline=None)
 @given(servings(), servings(), PERCENTS)
 def test_both_sides_of_standard_mode_are_read_back(serving, other, percent):
     stable = made(serving)
@@ -43,6 +45,7 @@ def test_both_sides_of_standard_mode_are_read_back(serving, other, percent):
     assert canary_of(render(stable)) is None
 
 
+@settings(deadline=None)
 @given(servings(), servings(), PERCENTS)
 def test_kserve_takes_the_canary(serving, other, percent):
     """Its rules: a name of its own, minReplicas of at most the stable side's, no maxReplicas and no scale fields."""
@@ -79,6 +82,7 @@ def test_a_canary_that_kserve_would_refuse_is_not_rendered(name, replicas, perce
         render(stable, percent, canary)
 
 
+@settings(deadline=None)
 @given(servings())
 def test_a_predictor_survives_json(serving):
     before = made(serving)
@@ -86,17 +90,11 @@ def test_a_predictor_survives_json(serving):
 
 
 def test_a_predictor_that_an_older_version_wrote_still_loads():
-    written = {
-        "storage_uri": URI,
-        "runtime": "ml-lifecycle-abc",
-        "cpu": "500m",
-        "memory": "512Mi",
-        "gpus": 0,
-        "service_account": None,
-        "min_replicas": 1,
-        "max_replicas": 5,
-    }
-    assert Predictor.from_json(written) == predictor(Serving(), URI, "ml-lifecycle-abc")
+    written = (
+        f'{{"storage_uri": "{URI}", "runtime": "ml-lifecycle-abc", "cpu": "500m", "memory": "512Mi", "gpus": 0, '
+        '"service_account": null, "min_replicas": 1, "max_replicas": 5}'
+    )
+    assert Predictor.from_json(json.loads(written)) == predictor(Serving(), URI, "ml-lifecycle-abc")
 
 
 def test_what_a_live_service_leaves_out_is_tolerated():

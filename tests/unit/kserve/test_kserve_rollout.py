@@ -12,7 +12,7 @@ from ml_lifecycle.canary.evidence import Side, Window
 from ml_lifecycle.canary.snapshot import Counters, Gap, Snapshot
 from ml_lifecycle.kserve.closing import Act, ended, left_serving, next_closing
 from ml_lifecycle.kserve.look import look, trouble
-from ml_lifecycle.kserve.manifest import Predictor
+from ml_lifecycle.kserve.predictor import Predictor
 from ml_lifecycle.kserve.report import report
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.rollout import (

@@ -91,6 +91,75 @@ def test_another_models_answers_fail_the_smoke_test(server, model_folder, tmp_pa
     assert "budget of 0.000 s" in failed["latency"]
 
 
+def test_a_server_of_the_bare_graph_is_asked_by_preprocessed_images(server, model_folder, tmp_path, capsys):
+    """Our server takes tensors as Triton does; without its `label` nothing but probabilities can be compared."""
+    golden = json.loads((model_folder / "golden.json").read_text())
+    golden["model"] = json.loads((model_folder / "model.json").read_text())
+    path = tmp_path / "golden.json"
+    path.write_text(json.dumps(golden))
+    asked = ["--url", server, "--model", "shades", "--golden", str(path), "--cases", "tensors"]
+    code, report = run_smoke_test(capsys, *asked)
+    assert code == 0, report
+    assert [check["check"] for check in report["checks"]] == [
+        *("ready", "contract"),
+        *[f"golden {number}" for number in range(4)],
+        "latency",
+    ]
+    golden["model"]["preprocessing"]["mean"] = [0.9]
+    path.write_text(json.dumps(golden))
+    code, report = run_smoke_test(capsys, *asked)
+    assert code == 1
+    assert "another preprocessing" in report["checks"][2]["detail"]
+    del golden["model"]
+    path.write_text(json.dumps(golden))
+    code, report = run_smoke_test(capsys, *asked)
+    assert "cannot be asked by an image" in report["checks"][2]["detail"]
+
+
+def protocol_case(protocol, golden):
+    """A golden image as the request and response of one protocol."""
+    (image, label, chances) = (golden["cases"][0][key] for key in ("image", "label", "probabilities"))
+    if protocol == "v1":
+        request = {"instances": [{"image": {"b64": image}}]}
+        return {"request": request, "response": {"predictions": [{"label": label, "probabilities": chances}]}}
+    request = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [image]}]}
+    return {"request": request, "response": {"outputs": [{"data": [label]}, {"data": chances}]}}
+
+
+@pytest.mark.parametrize("protocol", ["v1", "v2"])
+def test_any_server_is_asked_by_the_requests_that_a_version_brings(protocol, server, model_folder, tmp_path, capsys):
+    case = protocol_case(protocol, json.loads((model_folder / "golden.json").read_text()))
+    path = tmp_path / "golden.json"
+    path.write_text(json.dumps({"cases": [case, case]}))
+    asked = ["--url", server, "--model", "shades", "--golden", str(path), "--protocol", protocol]
+    asked += ["--cases", "requests"]
+    code, report = run_smoke_test(capsys, *asked, "--latency-budget", "5")
+    assert code == 0, report
+    names = [check["check"] for check in report["checks"]]
+    assert names == ["ready", "contract", "golden 0", "golden 1", "latency"]
+    case["response"] = {"predictions" if protocol == "v1" else "outputs": []}
+    path.write_text(json.dumps({"cases": [case]}))
+    code, report = run_smoke_test(capsys, *asked, "--latency-budget", "0")
+    assert code == 1
+    failed = {check["check"]: check["detail"] for check in report["checks"] if not check["passed"]}
+    assert set(failed) == {"golden 0", "latency"}
+    assert "expected are 0" in failed["golden 0"]
+
+
+def test_without_golden_cases_only_readiness_and_metadata_are_asked(server, tmp_path, capsys):
+    path = tmp_path / "golden.json"
+    path.write_text('{"cases": []}')
+    asked = ["--url", server, "--model", "shades", "--golden", str(path), "--cases", "requests"]
+    code, report = run_smoke_test(capsys, *asked)
+    assert (code, [check["check"] for check in report["checks"]]) == (0, ["ready", "contract"])
+    code, report = run_smoke_test(capsys, *asked, "--latency-budget", "1")
+    assert report["checks"][-1] == {
+        "check": "latency",
+        "passed": True,
+        "detail": "no golden case was asked, so nothing was timed",
+    }
+
+
 def test_an_absent_model_fails_the_smoke_test(server, model_folder, tmp_path, capsys):
     golden = str(model_folder / "golden.json")
     options = ["--model", "cats", "--golden", golden, "--wait", "0.1"]
