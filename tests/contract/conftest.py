@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from kserve_platforms import Cluster, Local
 from real_api_server import api_server
 
 from local.kubernetes.stand_in import KubernetesStandIn
@@ -94,3 +95,23 @@ async def _define(client, path, *, allowed):
         await client.wait(
             CUSTOM_RESOURCE_DEFINITION, name, None, condition_true("Established"), timeout_seconds=30, poll_seconds=0.2
         )
+
+
+@pytest.fixture(params=["local", pytest.param("cluster", marks=pytest.mark.real_cluster)])
+async def platform(request, tmp_path, real_server):
+    if request.param == "cluster":
+        path = os.environ.get("ML_LIFECYCLE_CONTRACT_KUBECONFIG")
+        if not path:
+            pytest.skip("needs a cluster with KServe: make test-contract KUBECONFIG=…")
+        namespace = f"contract-{uuid.uuid4().hex[:8]}"
+        async with KubernetesClient.from_kubeconfig(path) as client:
+            await client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+            yield client, Cluster(), namespace
+            await client.delete(NAMESPACE, namespace)
+        return
+    if real_server:
+        pytest.skip("the stand-in's turn is without a real API server")
+    local = Local(tmp_path)
+    with local.stand_in as stand_in:
+        async with KubernetesClient.from_kubeconfig(stand_in.kubeconfig) as client:
+            yield client, local, "models"
