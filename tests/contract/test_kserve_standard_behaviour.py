@@ -158,6 +158,9 @@ async def test_impossible_canaries_are_refused(rollout):
             await rollout.apply(stable, *canaries)
     with pytest.raises(ForbiddenError, match="denied the request"):
         await rollout.apply(stable, (canary, 10), mode="Knative")
+    await rollout.apply(stable)
+    with pytest.raises(ForbiddenError, match="requires a model change"):
+        await rollout.apply({**stable, "name": "v2"})
 
 
 async def test_a_deletion_leaves_nothing(rollout):
