@@ -33,6 +33,8 @@ from ml_lifecycle.kubernetes.resource import CUSTOM_RESOURCE_DEFINITION, EVENT, 
 
 Manifest = dict[str, Any]
 Manifests = list[Manifest]
+Admission = Callable[[Manifest, Manifest | None], None]
+"""A validating webhook: given an object, and what it was if it is not new, it raises what it refuses."""
 CONTROLLER = "controller"
 
 
@@ -98,7 +100,7 @@ class Store:
         self._history_length = history
         self._forgotten: dict[tuple[str, str], int] = {}
         self._subscriptions: dict[tuple[str, str], weakref.WeakSet[Subscription]] = {}
-        self._admissions: dict[ResourceKind, Callable[[Manifest], None]] = {}
+        self._admissions: dict[ResourceKind, Admission] = {}
         for definition in kinds.built_in():
             self._define(definition)
         for name in ("default", "kube-system"):
@@ -197,7 +199,7 @@ class Store:
                 raise AlreadyExistsError(
                     f'{definition.resource} "{name}" already exists', details=_details(definition, name)
                 )
-            manifest = self._admitted(manifest, definition, new=True)
+            manifest = self._admitted(manifest, definition, None)
             owner = self._owner(field_manager, "Update", definition)
             written, removed = ownership.changes({}, manifest, definition.schema)
             self._own(manifest, ownership.after_update({}, owner, written, removed))
@@ -295,8 +297,8 @@ class Store:
             merged, owners = ownership.apply(base, applied, definition.schema, owners, owner)
             self._own(merged, owners)
             if old is None:
-                return self._served(self._put_new(self._admitted(merged, definition, new=True), definition), definition)
-            return self._served(self._put(definition, old, self._admitted(merged, definition, new=False)), definition)
+                return self._served(self._put_new(self._admitted(merged, definition, None), definition), definition)
+            return self._served(self._put(definition, old, self._admitted(merged, definition, old)), definition)
 
     def delete(
         self,
@@ -355,8 +357,8 @@ class Store:
             }
         )
 
-    def admit_by(self, kind: ResourceKind, check: Callable[[Manifest], None]) -> None:
-        """Every object of the kind must pass `check` from now on: a validating webhook, which raises its refusal."""
+    def admit_by(self, kind: ResourceKind, check: Admission) -> None:
+        """Every object of the kind must pass `check` from now on."""
         self._admissions[kind] = check
 
     @contextmanager
@@ -429,9 +431,9 @@ class Store:
                 f"namespace {name} because it is being terminated"
             )
 
-    def _admitted(self, manifest: Manifest, definition: Definition, *, new: bool) -> Manifest:
+    def _admitted(self, manifest: Manifest, definition: Definition, old: Manifest | None) -> Manifest:
         """The object pruned, with defaults, and valid; a new one has no status of its own."""
-        if new and definition.status:
+        if old is None and definition.status:
             manifest.pop("status", None)
             if definition.resource == POD:
                 manifest["status"] = {"phase": "Pending", "qosClass": "BestEffort"}
@@ -443,7 +445,7 @@ class Store:
         if problems:
             raise metadata.invalid(definition, admitted["metadata"]["name"], problems)
         if check := self._admissions.get(definition.resource):
-            check(admitted)
+            check(admitted, old)
         return admitted
 
     def _check_applied(self, applied: Manifest, definition: Definition) -> None:
@@ -473,7 +475,7 @@ class Store:
             kept = {"status": old["status"]} if "status" in old else {}
             new = {**_without_status(new), **kept} if definition.status else new
             new["metadata"] = metadata.updated(old["metadata"], asked)
-        new = self._admitted(new, definition, new=False)
+        new = self._admitted(new, definition, old)
         written, removed = ownership.changes(old, new, definition.schema)
         owners = ownership.parse(old["metadata"].get("managedFields", ()))
         owner = self._owner(field_manager, "Update", definition, subresource)

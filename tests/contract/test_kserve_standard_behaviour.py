@@ -75,10 +75,7 @@ async def rollout(platform):
     except NotFoundError:
         pytest.skip("the cluster has no Gateway API")
     await place.prepare(client, namespace)
-    yield Rollout(client, place, namespace)
-    await client.delete(INFERENCE_SERVICE, NAME, namespace)
-    for kind in (DEPLOYMENT, SERVICE, HTTP_ROUTE):
-        await Rollout(client, place, namespace).wait(kind, STABLE if kind != DEPLOYMENT else CANARY, lambda it: not it)
+    return Rollout(client, place, namespace)
 
 
 async def test_a_canary_from_first_version_to_promotion(rollout):
@@ -131,7 +128,7 @@ async def test_a_roll_back_ends_the_canary(rollout):
     assert await rollout.pods(STABLE) == stable
 
 
-async def test_trap_7_the_percent_of_knative_mode_is_ignored_4074(rollout):
+async def test_trap_8_the_percent_of_knative_mode_is_ignored_4074(rollout):
     await rollout.apply(rollout.predictor(0))
     await rollout.settled()
     first = await rollout.pods(STABLE)
@@ -161,3 +158,16 @@ async def test_impossible_canaries_are_refused(rollout):
             await rollout.apply(stable, *canaries)
     with pytest.raises(ForbiddenError, match="denied the request"):
         await rollout.apply(stable, (canary, 10), mode="Knative")
+    await rollout.apply(stable)
+    with pytest.raises(ForbiddenError, match="requires a model change"):
+        await rollout.apply({**stable, "name": "v2"})
+
+
+async def test_a_deletion_leaves_nothing(rollout):
+    await rollout.apply(rollout.predictor(0))
+    await rollout.settled()
+    await rollout.apply(rollout.predictor(0), (rollout.predictor(1, name="v2"), 50))
+    await rollout.split({STABLE: 50, CANARY: 50})
+    await rollout.client.delete(INFERENCE_SERVICE, NAME, rollout.namespace)
+    for kind, name in ((DEPLOYMENT, STABLE), (DEPLOYMENT, CANARY), (SERVICE, CANARY), (HTTP_ROUTE, NAME)):
+        await rollout.wait(kind, name, lambda found: found is None)

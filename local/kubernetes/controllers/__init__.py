@@ -17,7 +17,7 @@ from local.kubernetes.controllers.pod import Pace
 from local.kubernetes.controllers.revision import RevisionController
 from local.kubernetes.controllers.serving import STORAGE_INITIALIZER_IMAGE
 from local.kubernetes.controllers.standard_service import StandardServiceController
-from local.kubernetes.deployment_mode import DeploymentMode, mode_of
+from local.kubernetes.deployment_mode import DeploymentMode
 from local.kubernetes.store import Store
 from ml_lifecycle.kubernetes.resource import INFERENCE_SERVICE
 
@@ -45,7 +45,7 @@ async def run_controllers(
     # Isolated and without site-packages: it starts in a few milliseconds.
     own = {STORAGE_INITIALIZER_IMAGE: {"entrypoint": [sys.executable, "-I", "-S", str(_STORAGE_INITIALIZER)]}}
     kubelet = Kubelet(store, state=state, images={**own, **images}, pace=pace)
-    store.admit_by(INFERENCE_SERVICE, lambda service: admit(service, mode_of(service, deployment_mode)))
+    store.admit_by(INFERENCE_SERVICE, lambda service, old: admit(service, old, deployment_mode))
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(kubelet.run())
         tasks.create_task(DeploymentController(store).run())

@@ -1,4 +1,4 @@
-"""What KServe's webhook refuses about an InferenceService's canaries. No I/O."""
+"""What KServe's webhook refuses about an InferenceService's canaries and its mode. No I/O."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from local.kubernetes.controllers.standard_objects import component_name, least_replicas
-from local.kubernetes.deployment_mode import DeploymentMode
+from local.kubernetes.controllers.standard_objects import component_name
+from local.kubernetes.deployment_mode import DEPLOYMENT_MODE, DeploymentMode, mode_of
 from ml_lifecycle.kubernetes.exceptions import ForbiddenError
 
 WEBHOOK = "inferenceservice.kserve-webhook-server.validator"
@@ -18,9 +18,12 @@ _NOT_FOR_CANARIES = ("maxReplicas", "scaleTarget", "scaleMetric", "scaleMetricTy
 Object = Mapping[str, Any]
 
 
-def admit(service: Object, mode: DeploymentMode) -> None:
-    """ForbiddenError, worded as the API server words a webhook's refusal, with the first problem of the canaries."""
-    for problem in canary_problems(service, mode):
+def admit(service: Object, old: Object | None, default: DeploymentMode) -> None:
+    """ForbiddenError with the first problem, worded as the API server words a webhook's refusal.
+
+    `old` is the service before an update, `default` the cluster's mode.
+    """
+    for problem in (*canary_problems(service, mode_of(service, default)), *change_problems(service, old)):
         raise ForbiddenError(f'admission webhook "{WEBHOOK}" denied the request: {problem}')
 
 
@@ -29,29 +32,46 @@ def canary_problems(service: Object, mode: DeploymentMode) -> Iterator[str]:
     canaries = service["spec"].get("canary") or ()
     if not canaries:
         return
-    if mode != "Standard":
-        yield f"spec.canary is only supported in Standard deployment mode; the InferenceService runs in {mode} mode"
     stable = service["spec"]["predictor"]
-    names = [item["predictor"].get("name", "") for item in canaries]
-    for name, count in Counter(names).items():
-        if name and count + (name == stable.get("name")) > 1:
-            yield f"spec.canary: predictor name {name!r} is not unique"
+    if mode != "Standard":
+        yield f"spec.canary is only supported in Standard deployment mode, not in {mode} mode"
+    if "model" not in stable:
+        yield "spec.canary requires a stable predictor with a model"
+    for name, count in Counter(item["predictor"].get("name", "") for item in canaries).items():
+        if name and count > 1:
+            yield f"spec.canary: predictor.name {name!r} is duplicated"
+        if name and name == stable.get("name"):
+            yield f"spec.canary: predictor.name {name!r} conflicts with stable predictor.name"
     total = sum(item["trafficPercent"] for item in canaries)
     if total > 100:
-        yield f"spec.canary: the sum of trafficPercent must not exceed 100, got {total}"
+        yield f"spec.canary: the sum of trafficPercent must be <= 100, got {total}"
     for index, item in enumerate(canaries):
-        yield from _predictor_problems(f"spec.canary[{index}].predictor", service, item["predictor"])
+        yield from _predictor_problems(f"spec.canary[{index}]", service, item["predictor"])
 
 
 def _predictor_problems(path: str, service: Object, predictor: Object) -> Iterator[str]:
     name = predictor.get("name")
     if not name:
-        yield f"{path}.name is required"
+        yield f"{path}.predictor.name is required"
     elif len(component_name(service["metadata"]["name"], name)) > LONGEST_NAME:
-        yield f"{path}.name {name!r} makes a Deployment name of more than {LONGEST_NAME} characters"
+        yield f"{path}.predictor.name {name!r} makes a Deployment name of more than {LONGEST_NAME} characters"
     for field in _NOT_FOR_CANARIES:
         if field in predictor:
-            yield f"{path}.{field} must not be set: a canary has a fixed number of replicas"
-    least, stable = predictor.get("minReplicas", 0), least_replicas(service["spec"]["predictor"])
+            yield f"{path} must not set {field}"
+    least, stable = predictor.get("minReplicas", 0), service["spec"]["predictor"].get("minReplicas", 1)
     if least > stable:
-        yield f"{path}.minReplicas {least} must not exceed the stable predictor's minReplicas {stable}"
+        yield f"{path} minReplicas {least} must not exceed stable minReplicas {stable}"
+
+
+def change_problems(service: Object, old: Object | None) -> Iterator[str]:
+    """What an update may not change."""
+    if old is None:
+        return
+    recorded, wanted = (old.get("status") or {}).get("deploymentMode"), mode_of(service, "Knative")
+    named = DEPLOYMENT_MODE in (service["metadata"].get("annotations") or {})
+    if recorded and named and wanted != recorded:
+        yield f"update rejected: deploymentMode cannot be changed from {recorded!r} to {wanted!r}"
+    before, after = old["spec"]["predictor"], service["spec"]["predictor"]
+    renamed = before.get("name", "") != after.get("name", "")
+    if renamed and before.get("model", {}).get("storageUri") == after.get("model", {}).get("storageUri"):
+        yield "predictor.name change requires a model change"

@@ -1,14 +1,14 @@
 """What KServe makes of an InferenceService in Standard mode: Deployments, Services and HTTPRoutes. No I/O, no clock.
 
-The rules are those of KServe's `spec.canary` since kserve#5912 (weights) and #5984 (a canary is routed once it is
-ready); `splits_traffic=False` gives those of 0.20.0, which has canaries' Deployments but never routes to them.
+The rules are those of KServe's `spec.canary` since kserve#5912 (weights) and #5984 (a canary is routed, and counts
+against the stable side's replicas, once it is ready).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from local.kubernetes.controllers.loop import owner_reference
@@ -41,14 +41,15 @@ class Predictor:
 
 
 def predictors_of(service: Object) -> tuple[Predictor, tuple[Predictor, ...]]:
-    """The stable predictor and the canaries, in the spec's order."""
+    """The stable predictor and the canaries, in the spec's order; a canary is the stable one where it says nothing."""
     own, spec = service["metadata"]["name"], service["spec"]["predictor"]
-    stable = Predictor(component_name(own, spec.get("name", "")), spec, least_replicas(spec))
+    least = spec.get("minReplicas", 1)
+    stable = Predictor(component_name(own, spec.get("name", "")), spec, max(1, least))
     canaries = tuple(
         Predictor(
             component_name(own, item["predictor"]["name"]),
-            item["predictor"],
-            canary_replicas(stable.replicas, item["trafficPercent"], item["predictor"].get("minReplicas")),
+            overlaid(spec, item["predictor"]),
+            canary_replicas(least, item["trafficPercent"], item["predictor"].get("minReplicas")),
             canary=item["predictor"]["name"],
             percent=item["trafficPercent"],
         )
@@ -62,14 +63,27 @@ def component_name(service: str, predictor: str) -> str:
     return f"{service}-{predictor}-predictor" if predictor else f"{service}-predictor"
 
 
-def least_replicas(predictor: Object) -> int:
-    """The replicas of the stable predictor: its minReplicas, at least one (Standard mode scales nothing to zero)."""
-    return max(1, predictor.get("minReplicas") or 0)
+def overlaid(below: Object, above: Object) -> dict[str, Any]:
+    """`below` with what `above` says in its place, field by field; what is empty says nothing."""
+    merged = dict(below)
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = overlaid(merged[key], value)
+        elif value:
+            merged[key] = value
+    return merged
 
 
-def canary_replicas(stable: int, percent: int, minimum: int | None) -> int:
-    """A canary's replicas: what it asks for, else its share of the stable side's; so none at 0 %."""
-    return math.ceil(stable * percent / 100) if minimum is None else minimum
+def canary_replicas(least: int, percent: int, minimum: int | None) -> int:
+    """A canary's replicas: what it asks for, else its share of the stable side's `least`; so none at 0 %."""
+    return math.ceil(least * percent / 100) if minimum is None else minimum
+
+
+def beside(stable: Predictor, canaries: Iterable[Predictor]) -> Predictor:
+    """The stable predictor beside these canaries, whose replicas come out of its minReplicas; it keeps one."""
+    if "minReplicas" not in stable.spec:
+        return stable
+    return replace(stable, replicas=max(1, stable.replicas - sum(canary.replicas for canary in canaries)))
 
 
 def deployment_of(service: Object, predictor: Predictor, template: Object) -> dict[str, Any]:

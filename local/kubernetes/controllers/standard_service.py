@@ -16,6 +16,7 @@ from local.kubernetes.controllers.standard_objects import (
     AUTOSCALER_CLASS,
     Predictor,
     backend_refs,
+    beside,
     component_name,
     deployment_of,
     http_route_of,
@@ -46,8 +47,8 @@ Object = Mapping[str, Any]
 class StandardServiceController:
     """Keeps the objects and the status of every InferenceService in Standard mode.
 
-    With `splits_traffic=False` it is KServe 0.20.0: no route ever has a canary, and the predictor's route takes the
-    predictor's name.
+    With `splits_traffic=False` it is KServe 0.20.0: no route ever has a canary, the predictor's route takes the
+    predictor's name, and canaries that are not ready count against the stable side's replicas too.
     """
 
     def __init__(
@@ -91,14 +92,13 @@ class StandardServiceController:
             status = invalid_status(before, error, "Standard", time.time())
             self._store.update_status(INFERENCE_SERVICE, name, namespace, status)
             return None
-        observed, *others = (
-            self._deploy(service, predictor, template)
-            for predictor, (_, template) in zip((stable, *canaries), templates, strict=True)
-        )
-        routes = self._route(service, observed, others)
-        if before or observed.deployment.get("status"):  # until then there is no status (kserve#4454)
-            runtime, _ = templates[0]
-            self._report(service, observed, others, routes=routes, runtime=runtime)
+        (runtime, template), *others = templates
+        canary_sides = [self._deploy(service, canary, own) for canary, (_, own) in zip(canaries, others, strict=True)]
+        running = [side.predictor for side in canary_sides if side.is_ready or not self._splits_traffic]
+        stable_side = self._deploy(service, beside(stable, running), template)
+        routes = self._route(service, stable_side, canary_sides)
+        if before or stable_side.deployment.get("status"):  # until then there is no status (kserve#4454)
+            self._report(service, stable_side, canary_sides, routes=routes, runtime=runtime)
         return self._retire(service, wanted={predictor.name for predictor in (stable, *canaries)})
 
     def _template(self, service: Object, predictor: Predictor) -> tuple[str, dict[str, Any]]:

@@ -40,10 +40,9 @@ class Observed:
 
 def canary_ready(canaries: Sequence[Observed]) -> Condition:
     """The condition CanaryPredictorReady, which is no part of Ready."""
-    waiting = [canary.predictor.canary for canary in canaries if not canary.is_ready]
-    if not waiting:
+    if all(canary.is_ready for canary in canaries):
         return Condition("CanaryPredictorReady", "True", "AllCanariesReady")
-    return Condition("CanaryPredictorReady", "False", "CanaryNotReady", f"not ready: {', '.join(waiting)}")
+    return Condition("CanaryPredictorReady", "False", "CanariesNotReady")
 
 
 def ingress_ready(predictor: Condition, *, accepted: bool) -> Condition:

@@ -209,6 +209,19 @@ async def test_a_canary_at_zero_has_pods_only_where_it_asks_for_them(cluster):
     await until(lambda: cluster.backends() == {"digits-predictor": 100, "digits-v2-predictor": 0})
 
 
+async def test_a_ready_canarys_replicas_come_out_of_the_stable_sides_and_return(cluster):
+    stable = cluster.predictor("one", minReplicas=3)
+    cluster.serve(stable)
+    await until(cluster.ready)
+    cluster.serve(stable, (cluster.predictor("never", name="v2", minReplicas=2), 50))
+    await until(lambda: len(cluster.pods("digits-v2-predictor")) == 2)
+    assert cluster.replicas("digits-predictor") == 3
+    cluster.serve(stable, (cluster.predictor("two", name="v2", minReplicas=2), 50))
+    await until(lambda: cluster.replicas("digits-predictor") == 1)
+    cluster.serve(stable)
+    await until(lambda: cluster.replicas("digits-predictor") == 3)
+
+
 async def test_a_promotion_keeps_the_canarys_pods_and_the_hosts(cluster):
     await cluster.open(50)
     pods = cluster.pods("digits-v2-predictor")
@@ -258,6 +271,13 @@ async def test_the_clusters_default_and_an_annotation_choose_the_mode(cluster):
     await until(cluster.ready)
     assert cluster.status["deploymentMode"] == "Knative"
     assert cluster.names(REVISION) == {"digits-predictor-00001"}
+
+
+async def test_a_service_does_not_change_its_mode(cluster):
+    cluster.serve(cluster.predictor("one"))
+    await until(cluster.ready)
+    with pytest.raises(ForbiddenError, match="deploymentMode cannot be changed"):
+        cluster.serve(cluster.predictor("one"), annotations={"serving.kserve.io/deploymentMode": "Knative"})
 
 
 async def test_a_knative_service_may_have_no_canary(cluster):

@@ -4,14 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local.kubernetes.controllers.admission import WEBHOOK, admit, canary_problems
+from local.kubernetes.controllers.admission import WEBHOOK, admit, canary_problems, change_problems
 from local.kubernetes.controllers.serving import pod_template
 from local.kubernetes.controllers.standard_objects import (
     Predictor,
     backend_refs,
+    beside,
     canary_replicas,
     deployment_of,
     http_route_of,
+    overlaid,
     pod_labels,
     predictors_of,
     service_of,
@@ -80,6 +82,23 @@ def test_the_stable_predictor_is_never_scaled_to_zero(minimum):
     assert predictors_of(service(**minimum))[0].replicas == 1
 
 
+@pytest.mark.parametrize(
+    ("minimum", "canaries", "replicas"),
+    [({}, [3], 1), ({"minReplicas": 10}, [2, 3], 5), ({"minReplicas": 10}, [], 10), ({"minReplicas": 2}, [2], 1)],
+)
+def test_the_canaries_replicas_come_out_of_the_stable_sides(minimum, canaries, replicas):
+    stable, _ = predictors_of(service(**minimum))
+    assert beside(stable, [Predictor("c", {}, count, canary="c") for count in canaries]).replicas == replicas
+
+
+def test_a_canary_is_the_stable_predictor_where_it_says_nothing():
+    whole = service((10, {"name": "v2", "model": {"storageUri": "file:///models/2"}}), serviceAccountName="storage")
+    (canary,) = predictors_of(whole)[1]
+    assert canary.spec["serviceAccountName"] == "storage"
+    assert canary.spec["model"] == {**MODEL, "storageUri": "file:///models/2"}
+    assert overlaid({"a": [1], "b": 1}, {"a": [], "b": 0}) == {"a": [1], "b": 1}
+
+
 # Objects
 
 
@@ -133,7 +152,7 @@ def test_one_canary_that_waits_keeps_the_condition_false():
     predictors = [Predictor(name, {}, 1, canary=name, percent=10) for name in ("v2", "v3")]
     ready, waiting = {"status": {"availableReplicas": 1}}, {"status": {}}
     condition = canary_ready([Observed(predictors[0], ready), Observed(predictors[1], waiting)])
-    assert (condition.status, condition.message) == ("False", "not ready: v3")
+    assert (condition.status, condition.reason) == ("False", "CanariesNotReady")
     condition = canary_ready([Observed(predictors[0], ready), Observed(predictors[1], ready)])
     assert (condition.status, condition.reason) == ("True", "AllCanariesReady")
 
@@ -151,23 +170,39 @@ def test_what_kserve_takes():
 @pytest.mark.parametrize(
     ("canaries", "stable", "problem"),
     [
-        ([(10, {})], {}, "name is required"),
-        ([(10, {"name": "v2"}), (10, {"name": "v2"})], {}, "'v2' is not unique"),
-        ([(10, {"name": "v2"})], {"name": "v2"}, "'v2' is not unique"),
-        ([(60, {"name": "v2"}), (41, {"name": "v3"})], {}, "must not exceed 100, got 101"),
-        ([(10, {"name": "v2", "minReplicas": 2})], {}, "minReplicas 2 must not exceed"),
+        ([(10, {})], {}, "predictor.name is required"),
+        ([(10, {"name": "v2"}), (10, {"name": "v2"})], {}, "'v2' is duplicated"),
+        ([(10, {"name": "v2"})], {"name": "v2"}, "'v2' conflicts with stable"),
+        ([(60, {"name": "v2"}), (41, {"name": "v3"})], {}, "must be <= 100, got 101"),
+        ([(10, {"name": "v2", "minReplicas": 2})], {}, "minReplicas 2 must not exceed stable minReplicas 1"),
         ([(10, {"name": "v" * 60})], {}, "more than 63 characters"),
         *(
-            ([(10, {"name": "v2", field: 1})], {}, rf"canary\[0\].predictor.{field} must not be set")
+            ([(10, {"name": "v2", field: 1})], {}, rf"canary\[0\] must not set {field}")
             for field in ("maxReplicas", "scaleTarget", "scaleMetric", "autoScaling", "workerSpec")
         ),
     ],
 )
 def test_what_kserve_refuses(canaries, stable, problem):
     with pytest.raises(ForbiddenError, match=problem) as refusal:
-        admit(service(*canaries, **stable), "Standard")
+        admit(service(*canaries, **stable), None, "Standard")
     assert str(refusal.value).startswith(f'admission webhook "{WEBHOOK}" denied the request: ')
 
 
 def test_canaries_are_for_standard_mode_only():
     assert any("only supported in Standard" in problem for problem in problems((10, {"name": "v2"}), mode="Knative"))
+
+
+def test_a_new_name_needs_a_new_model():
+    other = {**MODEL, "storageUri": "file:///models/2"}
+    assert list(change_problems(service(name="v2"), None)) == []
+    assert list(change_problems(service(name="v2", model=other), service())) == []
+    assert list(change_problems(service(model=other), service())) == []
+    assert list(change_problems(service(name="v2"), service())) == ["predictor.name change requires a model change"]
+
+
+def test_the_mode_stays():
+    old = {**service(), "status": {"deploymentMode": "Knative"}}
+    standard = {"serving.kserve.io/deploymentMode": "Standard"}
+    assert list(change_problems(service(), old)) == []
+    (problem,) = change_problems(service(annotations=standard), old)
+    assert "cannot be changed from 'Knative' to 'Standard'" in problem
