@@ -37,6 +37,7 @@ from ml_lifecycle.kserve.rollout import (
 )
 from ml_lifecycle.kubernetes import leases
 from ml_lifecycle.kubernetes.client import KubernetesClient
+from ml_lifecycle.kubernetes.conditions import pause
 from ml_lifecycle.kubernetes.exceptions import ConflictError, ForbiddenError, LeaseHeldError, NotFoundError
 from ml_lifecycle.kubernetes.resource import CONFIG_MAP, INFERENCE_SERVICE, LEASE, MLSCALER, NAMESPACE, POD, REVISION
 from ml_lifecycle.prometheus.client import PrometheusClient
@@ -291,7 +292,7 @@ class RolloutClient:
             if closing.act is Act.WAIT:
                 self._check_patience(state, closing)
                 state = await self.keep(noted(state, service))
-                await asyncio.sleep(poll_seconds)
+                await asyncio.sleep(pause(self.now() - (state.closing_since or 0), poll_seconds))
         await self.kubernetes.delete(CONFIG_MAP, state.request.golden_name, state.request.namespace)
         now = self.now()
         summary = report(state, service, now)
