@@ -37,6 +37,7 @@ from ml_lifecycle.kserve.standard import UNSPLITTABLE, own_address, pod_selector
 from ml_lifecycle.kserve.steering import STEERING_ANNOTATION, Order, objection, steered
 from ml_lifecycle.kubernetes import leases
 from ml_lifecycle.kubernetes.client import KubernetesClient
+from ml_lifecycle.kubernetes.conditions import pause
 from ml_lifecycle.kubernetes.exceptions import ConflictError, ForbiddenError, LeaseHeldError, NotFoundError
 from ml_lifecycle.kubernetes.resource import (
     CONFIG_MAP,
@@ -347,7 +348,7 @@ class RolloutClient:
             if closing.act is Act.WAIT:
                 state = self._check_patience(state, closing)
                 state = await self.keep(noted(state, service))
-                await asyncio.sleep(poll_seconds)
+                await asyncio.sleep(pause(self.now() - (state.closing_since or 0), poll_seconds))
         await self.kubernetes.delete(CONFIG_MAP, state.request.golden_name, state.request.namespace)
         now = self.now()
         summary = report(state, service, now)

@@ -78,6 +78,7 @@ class RevisionReadyTrigger(RolloutTrigger):
     async def drive(self, client: RolloutClient) -> Event:
         """Polls the service and the revision's pods."""
         from ml_lifecycle.kserve.exceptions import RevisionFailedError
+        from ml_lifecycle.kubernetes.conditions import pause
 
         said = ""
         while True:
@@ -99,7 +100,7 @@ class RevisionReadyTrigger(RolloutTrigger):
             if found.reason != said:
                 self.log.info("waiting: %s", found.reason)
                 said = found.reason
-            await client.keep(state)
+            state = await client.keep(state)
             await asyncio.sleep(pause(client.now() - state.opened_at, self.poll_seconds))
 
 
@@ -187,11 +188,6 @@ class CloseTrigger(RolloutTrigger):
         if state.phase is Phase.CLOSED:
             return {"status": "closed", "report": await client.report(state)}
         return {"status": "closed", "report": await client.close(state, poll_seconds=self.poll_seconds)}
-
-
-def pause(waited: float, shortest: float) -> float:
-    """Seconds until one looks again after `waited` seconds: a fifth of them, at least `shortest`, at most 30."""
-    return max(shortest, min(waited / 5, 30.0))
 
 
 def _rejected(state: RolloutState, reason: str) -> RolloutState:

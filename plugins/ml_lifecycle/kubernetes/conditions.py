@@ -149,3 +149,8 @@ def pod_ended() -> Rule:
         return Verdict(progress, f"phase {phase}")
 
     return rule
+
+
+def pause(waited: float, shortest: float) -> float:
+    """Seconds until one looks again after `waited` seconds: a fifth of them, at least `shortest`, at most 30."""
+    return max(shortest, min(waited / 5, 30.0))

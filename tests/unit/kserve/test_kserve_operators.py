@@ -15,7 +15,7 @@ from ml_lifecycle.kserve.operators import (
 )
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.smoke_test import SmokeTestOperator, arguments
-from ml_lifecycle.kserve.triggers import CloseTrigger, pause
+from ml_lifecycle.kserve.triggers import CloseTrigger
 from ml_lifecycle.settings import parse_settings
 from tests.unit.kserve.kserve_status import GOOD
 
@@ -187,8 +187,3 @@ def test_a_dry_sweep_says_what_it_would_close(monkeypatch):
     monkeypatch.setattr(operators, "_sweep", sweep)
     with pytest.raises(AirflowSkipException, match="would close digits"):
         SweepRolloutsOperator(task_id="sweep_rollouts", dry_run="True").execute(CONTEXT)
-
-
-def test_a_wait_that_lasts_asks_less_often_and_costs_at_most_a_fifth_more():
-    assert [pause(waited, 5.0) for waited in (0, 20, 50, 120, 3600)] == [5.0, 5.0, 10.0, 24.0, 30.0]
-    assert pause(3600, 60.0) == 60.0

@@ -10,6 +10,7 @@ from ml_lifecycle.kubernetes.conditions import (
     condition_true,
     conditions,
     is_current,
+    pause,
     pod_ended,
     with_condition,
 )
@@ -80,3 +81,8 @@ def test_a_transition_is_dated_when_the_status_changes_only():
     assert (same[0]["reason"], same[0]["observedGeneration"]) == ("Waiting", 2)
     both = with_condition(changed, Condition("Scaled", "True"), LATER)
     assert [entry["type"] for entry in both] == ["Ready", "Scaled"]
+
+
+def test_a_wait_that_lasts_asks_less_often_and_costs_at_most_a_fifth_more():
+    assert [pause(waited, 5.0) for waited in (0, 20, 50, 120, 3600)] == [5.0, 5.0, 10.0, 24.0, 30.0]
+    assert pause(3600, 60.0) == 60.0
