@@ -11,12 +11,13 @@ import itertools
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ml_lifecycle.exceptions import SettingsError
 
+_SECRET = re.compile(r"password|passwd|secret|token|api_?key|credential")
 MODEL_NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 
 
@@ -295,6 +296,21 @@ class Serving(Section):
         return self
 
 
+class Notifier(Section):
+    """Somebody to be told how a rollout ended: any of Airflow's notifiers."""
+
+    notifier: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$", description="path of its class")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="its arguments; secrets live in its connection")
+
+    @model_validator(mode="after")
+    def _no_secret(self) -> Self:
+        if secret := next((name for name in self.arguments if _SECRET.search(name.lower())), None):
+            raise ValueError(
+                f"argument {secret!r} would put a secret into settings: put it into a connection, and name that"
+            )
+        return self
+
+
 class Rollout(Section):
     """How a new version takes over the traffic."""
 
@@ -318,6 +334,11 @@ class Rollout(Section):
     on_deadline: Literal["roll_back", "freeze"] = Field(default="roll_back", description="what happens at the deadline")
     metrics: Literal["knative_otel", "knative_queue_proxy"] = Field(
         default="knative_otel", description="the data plane's metrics: Knative 1.19+ or older"
+    )
+    notifiers: tuple[Notifier, ...] = Field(
+        default=(),
+        description='who is told how a rollout ended: `{"notifier": path of an Airflow notifier\'s class, '
+        '"arguments": {…}}`; templates may use `message.subject`, `.body`, `.text` and `.html`',
     )
 
 
@@ -421,5 +442,6 @@ def _explain(error: ValidationError, model: str) -> str:
 def _siblings(location: tuple[int | str, ...]) -> list[str]:
     section: Any = Settings
     for part in location[:-1]:
-        section = section.model_fields[str(part)].annotation
+        # A number is a place in a list of sections, whose type is the list's first argument.
+        section = get_args(section)[0] if isinstance(part, int) else section.model_fields[part].annotation
     return sorted(section.model_fields)
