@@ -89,10 +89,10 @@ def _side(side: Mapping[str, Any]) -> str:
 def _next(report: Report, links: Links) -> Iterator[str]:
     model, version, stable = report["model"], report["version"], report.get("stable_version")
     again = _command("roll_out_model", model=model, version=version)
-    back = _command("roll_out_model", model=model, version=stable)
+    back = _command("roll_out_model", model=model, version=stable, steps=[100])
     match report["outcome"]:
         case "promoted" if stable not in (None, version):
-            yield f"nothing; to go back: {back}"
+            yield f"nothing; to go back at once, after the smoke test: {back}"
         case "promoted":
             yield "nothing"
         case "rolled_back":
