@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= $(shell for name in python3.11 python3.12 python3; do $$name -c 'import sys; sys.exit(not (3,11) <= sys.version_info < (3,13))' 2>/dev/null && echo $$name && break; done)
 RUN := .venv/bin/python
+DEMO_OPTIONS = $(if $(DATASET),--dataset "$(DATASET)") $(if $(PICTURE),--picture "$(PICTURE)")
 REQUIREMENTS := requirements.txt spark_jobs/requirements.txt serving/requirements.txt local/requirements.txt local/requirements.lock
 
 # The real thing in place of a stand-in, only when named on make's own command line: a KUBECONFIG that merely
@@ -19,10 +20,10 @@ help: ## list the commands
 	@$(PYTHON) local/set_up.py
 
 demo: .venv/installed ## run the whole life of a model and print what happened; DATASET=folder for your own images
-	@$(RUN) -m local.demo $(if $(DATASET),--dataset "$(DATASET)")
+	@$(RUN) -m local.demo $(DEMO_OPTIONS)
 
-demo-bad-canary: .venv/installed ## show a bad version being caught and rolled back
-	@$(RUN) -m local.demo --bad-canary $(if $(DATASET),--dataset "$(DATASET)")
+demo-bad-canary: .venv/installed ## show bad versions being caught and rolled back; PICTURE=file.svg for the evidence
+	@$(RUN) -m local.demo --bad-canary $(DEMO_OPTIONS)
 
 up: .venv/installed ## start the stand-ins and Airflow for trying everything by hand
 	@$(RUN) -m local.stack up $(if $(DATASET),--dataset "$(DATASET)")

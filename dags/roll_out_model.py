@@ -15,6 +15,7 @@ from ml_lifecycle.params import optional, overrides, refusing
 from ml_lifecycle.settings_variable import read_settings
 
 if TYPE_CHECKING:
+    from ml_lifecycle.kserve.request import RolloutRequest
     from ml_lifecycle.settings import Settings
     from ml_lifecycle.tracking.client import ModelVersion
 
@@ -81,6 +82,7 @@ latency of both sides, and promotes or rolls back. The first version of a servic
 - **`canary`** logs a line for each look. Its state stands on the Lease `ml-lifecycle-<model>`: a killed task goes on.
 - **`close`** runs whatever happened. After a roll-back the spec names the good version again, `champion` returns to
   `live`, and this run fails with the reason. A first version that fails is no longer champion.
+- **`notify`** tells whom the setting `rollout.notifiers` names, whatever the outcome.
 - **`publish`** leaves a picture of the evidence over time on the version's MLflow run: `rollout/version-<n>.svg`.
 """
 
@@ -104,6 +106,21 @@ def promoted_version(settings: Settings, version: str) -> ModelVersion:
             f"version {found.version} of {settings.model!r} was never promoted: run promote_model"
         )
     return found
+
+
+def tracking_page(request: RolloutRequest) -> str:
+    """Address of the version's MLflow run; empty where MLflow does not say: a message must not wait for it."""
+    from ml_lifecycle.exceptions import LifecycleError
+    from ml_lifecycle.tracking.client import connect
+
+    if not request.run_id:
+        return ""
+    try:
+        with connect(request.connections.tracking) as tracking:
+            return tracking.run_url(request.run_id)
+    except LifecycleError as error:
+        log.warning("the message goes without the MLflow run: %s", error)
+        return ""
 
 
 with DAG(
@@ -159,6 +176,22 @@ with DAG(
         get_current_context()["outlet_events"][LIVE_MODEL].extra = event
         return event
 
+    @task(retries=0, execution_timeout=timedelta(minutes=5))
+    def notify(rollout: dict[str, Any], report: dict[str, Any] | None) -> None:
+        """Tells whom settings name how it ended; what fails here changes nothing of the outcome."""
+        from ml_lifecycle.kserve.message import Links, write
+        from ml_lifecycle.kserve.notifiers import run_page, send
+        from ml_lifecycle.kserve.request import RolloutRequest
+
+        request = RolloutRequest.model_validate(rollout)
+        if not request.rollout.notifiers:
+            log.info("rollout.notifiers names nobody to be told")
+            return
+        closed = report or request.unclosed("the task close failed: see its log")
+        context = get_current_context()
+        links = Links(airflow=run_page(context), tracking=tracking_page(request))
+        send(request.rollout.notifiers, write(closed, links), context)
+
     @task_group
     def roll_out(rollout: dict[str, Any]) -> None:
         """One model."""
@@ -169,7 +202,11 @@ with DAG(
         opened >> smoke_test >> canary >> closed
         # `open` may fail half-way, and a failed setup skips its teardown: so the setup is the task before it.
         closed.as_teardown(setups=requests.operator, on_failure_fail_dagrun=True)
-        publish(rollout, closed.output)
+        published = publish(rollout, closed.output)
+        told = notify(rollout, closed.output)
+        published >> told
+        # A teardown runs whatever happened, and its own failure is seen but does not fail the run.
+        told.as_teardown(setups=requests.operator)
 
     requests = champions()
     roll_out.expand(rollout=requests)

@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
+from local.demo.figures import Catch
 from local.demo.narrator import Narrator
 from local.demo.story import FIRST_VERSION, Story
 from local.demo.summary import show
@@ -19,12 +20,17 @@ from local.stack.exceptions import StackError
 from local.stack.layout import REPOSITORY
 from local.stack.stack import Stack
 
+PATIENCE_SECONDS = 120.0
+
 
 def main() -> int:
     """Run the demo; the exit status is 0 when all of it succeeded."""
     parser = argparse.ArgumentParser(prog="python -m local.demo")
     parser.add_argument("--dataset", type=Path, help="image folder of your own, <class>/<file>.png or .jpg")
     parser.add_argument("--bad-canary", action="store_true", help="show a bad version being caught")
+    parser.add_argument(
+        "--picture", type=Path, help="write the picture of the last rollout's evidence to this SVG file"
+    )
     arguments = parser.parse_args()
     # Ctrl-C as well: a shell that starts the demo in the background has it ignored.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -35,7 +41,9 @@ def main() -> int:
         _check_possible(stack, bad_canary=arguments.bad_canary)
         with Guard():
             try:
-                _tell(stack, narrator, arguments.dataset, bad_canary=arguments.bad_canary, started=started)
+                story = _tell(stack, narrator, arguments.dataset, bad_canary=arguments.bad_canary, started=started)
+                if arguments.picture:
+                    arguments.picture.write_text(story.picture())
             finally:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
                 stack.down()
@@ -84,7 +92,7 @@ class Guard:
         self._process.wait(timeout=60)
 
 
-def _tell(stack: Stack, narrator: Narrator, dataset: Path | None, *, bad_canary: bool, started: float) -> None:
+def _tell(stack: Stack, narrator: Narrator, dataset: Path | None, *, bad_canary: bool, started: float) -> Story:
     narrator.chapter("The stack", "stand-ins for Yandex and Kubernetes; real Spark, MLflow, Prometheus and Airflow")
     stack.wipe()
     subject = stack.provide(dataset)
@@ -95,8 +103,12 @@ def _tell(stack: Stack, narrator: Narrator, dataset: Path | None, *, bad_canary:
     narrator.chapter("Version 1", "half the data, one epoch; the first of its name, it goes live after its smoke test")
     story.train(FIRST_VERSION)
     if bad_canary:
-        narrator.chapter("Version 2, spoilt", "all the data, a better model, but its revision will fail its users")
-        story.train({}, watch=story.break_canary(), may_fail=True)
+        narrator.chapter("Version 2, broken", "all the data, a better model, but a quarter of its requests will fail")
+        story.train({}, watch=story.crash_canary(), may_fail=True)
+        narrator.chapter(
+            "Version 2 again, a little worse", "everyone meets errors now: 5 % on the stable side, 10 % on the canary"
+        )
+        story.roll_out_worse()
     else:
         narrator.chapter("Version 2", "all the data; it must beat version 1 and prove itself by canary")
         story.train({})
@@ -108,13 +120,17 @@ def _tell(stack: Stack, narrator: Narrator, dataset: Path | None, *, bad_canary:
     story.check_nothing_left()
     show(narrator.console, figures, time.monotonic() - started)
     if bad_canary:
-        _check_rolled_back(story)
+        _check_caught(story)
+    return story
 
 
-def _check_rolled_back(story: Story) -> None:
-    rollout = story.figures.trainings[-1].rollout
-    if rollout["outcome"] != "rolled_back":
-        raise StackError(f"the spoilt version was not rolled back but {rollout['outcome']}: {rollout['reason']}")
+def _check_caught(story: Story) -> None:
+    """StackError unless both bad rollouts were rolled back, each within two minutes of its first look."""
+    for rollout in story.figures.rollouts[1:]:
+        if rollout["outcome"] != "rolled_back":
+            raise StackError(f"the spoilt version was not rolled back but {rollout['outcome']}: {rollout['reason']}")
+        if (seconds := Catch.of(rollout).seconds) > PATIENCE_SECONDS:
+            raise StackError(f"catching the spoilt version took {seconds:.0f} s, more than {PATIENCE_SECONDS:.0f} s")
     if story.figures.aliases.get("live") != story.figures.trainings[0].version:
         raise StackError(f"alias live should be version 1 still: {story.figures.aliases}")
 

@@ -1,10 +1,8 @@
-"""The story: two versions of a model through its whole life, then a rising load."""
+"""The story: two versions of a model through its whole life, then a rising load, or a bad version that is caught."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -13,7 +11,7 @@ import httpx
 
 from local.demo.airflow_api import AirflowApi
 from local.demo.figures import Figures, LoadPoint, Scaling, Training
-from local.demo.follow import follow
+from local.demo.follow import Watcher, follow
 from local.demo.narrator import Narrator
 from local.stack.cluster import Cluster
 from local.stack.dataset import Subject
@@ -23,8 +21,9 @@ from local.stack.stack import Stack, wait_for
 
 DAGS = {"train_model", "promote_model", "roll_out_model", "scale_replicas", "clean_up"}
 FIRST_VERSION = {"epochs": 1, "fraction": 0.5}
-BAD_SHARE = 0.25
-BAD_DELAY_SECONDS = 0.4
+CRASH = {"error_rate": 0.25, "delay_seconds": 0.4}
+BASE_ERRORS, WORSE_ERRORS = 0.05, 0.10
+"""Shares of failed requests: of the stable side, and of a canary that is twice as bad."""
 
 RATE = 50.0
 RISEN_RATE = 100.0
@@ -47,7 +46,7 @@ class Story:
         self._subject = subject
         self._api = AirflowApi(self._layout.url("airflow"))
         self._cluster = Cluster(stack.kubeconfig)
-        self.figures = Figures(model=subject.model)
+        self.figures = Figures(model=subject.model, mlflow=real("MLFLOW_TRACKING_URI") or self._layout.url("mlflow"))
 
     def begin(self) -> None:
         """Wait until Airflow knows the DAGs; keep their schedules quiet so that each chapter has the machine."""
@@ -56,7 +55,7 @@ class Story:
             self._api.pause(dag, paused=True)
         self._stack.start_load(self._subject.model, self._subject.folder, RATE)
 
-    def train(self, params: dict[str, Any], *, watch: Callable[[], None] | None = None, may_fail: bool = False) -> None:
+    def train(self, params: dict[str, Any], *, watch: Watcher | None = None, may_fail: bool = False) -> None:
         """One training, its promotion and its rollout; each DAG starts the next by its asset."""
         asked = {"model": self._subject.model, "dataset": self._subject.dataset, **params}
         began = _now()
@@ -81,7 +80,26 @@ class Story:
         training.gate = self._gate(training.version)
         self._narrator.say("promote_model updated champion_model, which starts roll_out_model")
         run = self._api.wait_for_run("roll_out_model", began, timeout=60)
-        looks = Looks(self._cluster, self._subject.model, self._narrator)
+        self._roll_out(run, watch=watch, may_fail=may_fail)
+
+    def crash_canary(self) -> Watcher:
+        """What breaks the canary as soon as it gets users' traffic, after its smoke test has passed."""
+        return self._spoil_canary(CRASH)
+
+    def roll_out_worse(self) -> None:
+        """The last version once more, by hand: its users meet twice the errors that those of the stable one do."""
+        self._stack.set_load(RISEN_RATE)
+        live = self._cluster.replicas(self._subject.model)
+        if live is None:
+            raise StackError(f"no revision of {self._subject.model} serves: there is nothing to compare with")
+        self._spoil(live.revision, {"error_rate": BASE_ERRORS})
+        asked = {"model": self._subject.model, "version": self.figures.trainings[-1].version}
+        run = self._api.trigger("roll_out_model", asked)
+        self._roll_out(run, watch=self._spoil_canary({"error_rate": WORSE_ERRORS}), may_fail=True)
+
+    def _roll_out(self, run: str, *, watch: Watcher | None, may_fail: bool) -> None:
+        """Tell a rollout and keep its report."""
+        looks = Looks(self._cluster, self._subject.model, f"roll_out_model/{run}", self._narrator)
 
         def seen() -> None:
             looks.tell()
@@ -89,28 +107,32 @@ class Story:
                 watch()
 
         follow(self._api, self._narrator, "roll_out_model", run, timeout=600, may_fail=may_fail, watch=seen)
-        training.rollout = self._api.result("roll_out_model", run, "roll_out.close", index=0)
-        outcome = training.rollout["outcome"].replace("_", " ")
-        self._narrator.say(f"[bold]version {training.version} {outcome}[/bold]: {training.rollout['reason']}")
+        report = self._api.result("roll_out_model", run, "roll_out.close", index=0)
+        self.figures.rollouts.append(report)
+        outcome = report["outcome"].replace("_", " ")
+        self._narrator.say(f"[bold]version {report['version']} {outcome}[/bold]: {report['reason']}")
 
-    def break_canary(self) -> Callable[[], None]:
-        """What spoils the canary as soon as it gets users' traffic, after its smoke test has passed."""
-        admin = self._layout.url("ingress-admin")
-        done = threading.Event()
+    def _spoil_canary(self, fault: dict[str, float]) -> Watcher:
+        """Injects `fault` once the canary has users: what it is asked before that are the smoke test's questions."""
+        spoilt: set[str] = set()
 
-        def spoil() -> None:
+        def watch() -> None:
             state = self._cluster.rollout(self._subject.model)
-            if done.is_set() or state.get("phase") != "canary":
-                return
-            fault = {"error_rate": BAD_SHARE, "delay_seconds": BAD_DELAY_SECONDS}
-            httpx.put(f"{admin}/faults/{quote(state['revision'])}", json=fault, timeout=5).raise_for_status()
-            done.set()
-            self._narrator.say(
-                f"[yellow]the ingress now answers {BAD_SHARE:.0%} of {state['revision']}'s requests with an error and "
-                f"delays all of them by {1000 * BAD_DELAY_SECONDS:.0f} ms[/yellow]"
-            )
+            if state.get("phase") == "canary" and state["revision"] not in spoilt:
+                self._spoil(state["revision"], fault)
+                spoilt.add(state["revision"])
 
-        return spoil
+        return watch
+
+    def _spoil(self, revision: str, fault: dict[str, float]) -> None:
+        url = f"{self._layout.url('ingress-admin')}/faults/{quote(revision)}"
+        httpx.put(url, json=fault, timeout=5).raise_for_status()
+        delay = fault.get("delay_seconds", 0)
+        slow = f" and delays all of them by {1000 * delay:.0f} ms" if delay else ""
+        self._narrator.say(
+            f"[yellow]the ingress now answers {fault['error_rate']:.0%} of {revision}'s requests with an error{slow}"
+            "[/yellow]"
+        )
 
     def scale(self) -> None:
         """Raise the load and let the scaler see it coming."""
@@ -171,11 +193,20 @@ class Story:
             history = httpx.get(f"{self._layout.url('yandex-http')}/history", timeout=10)
             figures.clusters = history.raise_for_status().json()["clusters"]
         figures.aliases = self._aliases()
-        figures.mlflow = real("MLFLOW_TRACKING_URI") or self._layout.url("mlflow")
+        figures.picture = self._picture_page()
         figures.service_url = self._cluster.service(self._subject.model).get("status", {}).get("url", "")
         figures.load = self._stack.load_statistics()
         self._api.close()
         return figures
+
+    def picture(self) -> str:
+        """The picture of the last rollout, an SVG; StackError where MLflow has none."""
+        report = self.figures.rollouts[-1]
+        query = {"run_uuid": report["run_id"], "path": f"rollout/version-{report['version']}.svg"}
+        answer = httpx.get(f"{self.figures.mlflow}/get-artifact", params=query, timeout=30)
+        if answer.is_error:
+            raise StackError(f"MLflow has no picture of the rollout of version {report['version']}: {answer.text}")
+        return answer.text
 
     def check_nothing_left(self) -> None:
         """StackError if a cluster lives or a Lease is held."""
@@ -191,17 +222,27 @@ class Story:
         return self._api.dags() >= DAGS
 
     def _aliases(self) -> dict[str, str]:
-        url = f"{real('MLFLOW_TRACKING_URI') or self._layout.url('mlflow')}/api/2.0/mlflow/registered-models/get"
-        answer = httpx.get(url, params={"name": self._subject.model}, timeout=10).raise_for_status().json()
-        return {entry["alias"]: entry["version"] for entry in answer["registered_model"].get("aliases", ())}
+        model = self._mlflow("registered-models/get", name=self._subject.model)["registered_model"]
+        return {entry["alias"]: entry["version"] for entry in model.get("aliases", ())}
+
+    def _picture_page(self) -> str:
+        """Where MLflow shows the picture of the last canary; empty without one."""
+        seen = [report for report in self.figures.rollouts if report.get("looks")]
+        if not seen:
+            return ""
+        run = self._mlflow("runs/get", run_id=seen[-1]["run_id"])["run"]["info"]
+        page = f"{self.figures.mlflow}/#/experiments/{run['experiment_id']}/runs/{run['run_id']}"
+        return f"{page}/artifacts/rollout/version-{seen[-1]['version']}.svg"
 
     def _gate(self, version: str) -> dict[str, str]:
         """What each check of the gate said of a version."""
-        url = f"{real('MLFLOW_TRACKING_URI') or self._layout.url('mlflow')}/api/2.0/mlflow/model-versions/get"
-        params = {"name": self._subject.model, "version": version}
-        answer = httpx.get(url, params=params, timeout=10).raise_for_status().json()
-        tags = {tag["key"]: tag["value"] for tag in answer["model_version"].get("tags", ())}
+        found = self._mlflow("model-versions/get", name=self._subject.model, version=version)["model_version"]
+        tags = {tag["key"]: tag["value"] for tag in found.get("tags", ())}
         return {key.removeprefix("gate."): value for key, value in tags.items() if key.startswith("gate.")}
+
+    def _mlflow(self, path: str, **params: str) -> dict[str, Any]:
+        answer = httpx.get(f"{self.figures.mlflow}/api/2.0/mlflow/{path}", params=params, timeout=10)
+        return dict(answer.raise_for_status().json())
 
     def _tell_training(self, training: Training) -> None:
         ingest, evaluation = training.ingest, training.evaluation
@@ -216,18 +257,20 @@ class Story:
 
 
 class Looks:
-    """Tells each look of a rollout as its Lease shows it."""
+    """Tells each look of a rollout as its Lease shows it, as long as `holder` is whose state stands there."""
 
-    def __init__(self, cluster: Cluster, service: str, narrator: Narrator) -> None:
+    def __init__(self, cluster: Cluster, service: str, holder: str, narrator: Narrator) -> None:
         self._cluster = cluster
         self._service = service
+        self._holder = holder
         self._narrator = narrator
         self._told = (0, 0)
 
     def tell(self) -> None:
         """Tell the newest look, once."""
-        steps = self._cluster.rollout(self._service).get("steps") or []
-        if not steps:
+        state = self._cluster.rollout(self._service)
+        steps = state.get("steps") or []
+        if not steps or state["holder"] != self._holder:
             return
         step = steps[-1]
         if (len(steps), step["looks"]) == self._told or not step["looks"]:

@@ -9,15 +9,14 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from local.demo.figures import Figures, Scaling, Training
+from local.demo.figures import Catch, Figures, Scaling
 
 
 def show(console: Console, figures: Figures, seconds: float) -> None:
     """Print the summary."""
     parts: list[RenderableType] = [_clusters(figures), Text(), _versions(figures), Text()]
-    for training in figures.trainings:
-        if training.rollout:
-            parts += [_rollout(training), Text()]
+    for report in figures.rollouts:
+        parts += [_rollout(report), Text()]
     if figures.scaling is not None:
         parts += [_scaling(figures.scaling), Text()]
     if figures.load:
@@ -91,7 +90,7 @@ def _versions(figures: Figures) -> RenderableType:
             f"{evaluation['accuracy']:.1%}",
             f"{evaluation['loss']:.3f}",
             aliases or "-",
-            _ending(training),
+            _ending(figures.rollout(training.version)),
         )
     compared = [
         f"version {training.version} against the champion: {words}"
@@ -101,15 +100,14 @@ def _versions(figures: Figures) -> RenderableType:
     return Group(table, *(Text(line, style="dim") for line in compared))
 
 
-def _ending(training: Training) -> str:
-    outcome = training.rollout.get("outcome", "not rolled out")
+def _ending(rollout: dict[str, Any]) -> str:
+    outcome = rollout.get("outcome", "not rolled out")
     colour = "green" if outcome == "promoted" else "red"
     return f"[{colour}]{outcome.replace('_', ' ')}[/{colour}]"
 
 
-def _rollout(training: Training) -> RenderableType:
-    rollout = training.rollout
-    title = f"Rollout of version {training.version} ({rollout['seconds']:.0f} s)"
+def _rollout(rollout: dict[str, Any]) -> RenderableType:
+    title = f"Rollout of version {rollout['version']} ({rollout['seconds']:.0f} s)"
     if not rollout["steps"]:
         return Group(Text(title, style="bold"), Text(f"no canary: {rollout['reason']}", style="dim"))
     ending = Text(f"{rollout['outcome'].replace('_', ' ')}: {rollout['reason']}")
@@ -119,7 +117,16 @@ def _rollout(training: Training) -> RenderableType:
         verdict = f"{step['verdict'].replace('_', ' ')} after {looks}"
         table.add_row(f"{step['percent']} %", "canary", *_side(step["canary"]), verdict)
         table.add_row("", "stable", *_side(step["stable"]), "")
-    return Group(table, ending)
+    return Group(table, ending, *([_catch(rollout)] if rollout["outcome"] == "rolled_back" else ()))
+
+
+def _catch(rollout: dict[str, Any]) -> RenderableType:
+    catch = Catch.of(rollout)
+    return Text(
+        f"caught {catch.seconds:.0f} s after the first look, by {catch.requests} canary requests, of which "
+        f"{catch.failed} failed",
+        style="bold",
+    )
 
 
 def _side(side: dict[str, Any]) -> tuple[str, str, str]:
@@ -177,6 +184,8 @@ def _addresses(figures: Figures) -> RenderableType:
     lines = Text()
     lines.append("Addresses", style="bold")
     lines.append(f"\nMLflow   {figures.mlflow}\nmodel    {figures.service_url}")
+    if figures.picture:
+        lines.append(f"\npicture  {figures.picture}")
     lines.append("\nunder `make up`, ask it for a prediction:\n", style="dim")
     lines.append(
         f"  curl {figures.service_url}/v1/models/{figures.model}:predict -d "

@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ml_lifecycle.exceptions import SettingsError
 from ml_lifecycle.runtimes import RuntimeName
 
+_SECRET = re.compile(r"password|passwd|secret|token|api_?key|credential")
 CPU = r"^(0\.[0-9]*[1-9][0-9]*|[1-9][0-9]*(\.[0-9]+)?|[1-9][0-9]*m)$"
 BYTES = r"^[1-9][0-9]*(\.[0-9]+)?(k|[KMGT]i|[MGT])?$"
 MODEL_NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
@@ -444,6 +445,21 @@ def _rising_to_100(steps: tuple[int | Step, ...]) -> tuple[int | Step, ...]:
     return steps
 
 
+class Notifier(Section):
+    """Somebody to be told how a rollout ended: any of Airflow's notifiers."""
+
+    notifier: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$", description="path of its class")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="its arguments; secrets live in its connection")
+
+    @model_validator(mode="after")
+    def _no_secret(self) -> Self:
+        if secret := next((name for name in self.arguments if _SECRET.search(name.lower())), None):
+            raise ValueError(
+                f"argument {secret!r} would put a secret into settings: put it into a connection, and name that"
+            )
+        return self
+
+
 class Rollout(Section):
     """How a new version takes over the traffic."""
 
@@ -479,6 +495,11 @@ class Rollout(Section):
     )
     metrics: Literal["knative_otel", "knative_queue_proxy"] = Field(
         default="knative_otel", description="the data plane's metrics: Knative 1.19+ or older"
+    )
+    notifiers: tuple[Notifier, ...] = Field(
+        default=(),
+        description='who is told how a rollout ended: `{"notifier": path of an Airflow notifier\'s class, '
+        '"arguments": {…}}`; templates may use `message.subject`, `.body`, `.text` and `.html`',
     )
 
 

@@ -1,9 +1,12 @@
 """roll_out_model by `dag.test()`: the Kubernetes stand-in with its controllers, MLflow on SQLite, counted traffic."""
 
 import json
+import os
 from contextlib import contextmanager
+from urllib.parse import quote
 
 import pytest
+from airflow.sdk import BaseNotifier
 
 from ml_lifecycle.tracking import client as tracking_client
 from tests.faults.rollout_world import FAST, IMAGE, MODEL, Behaviour, world
@@ -14,6 +17,22 @@ golden = sys.argv[sys.argv.index("--golden") + 1]
 print("asking", *sys.argv[1:], pathlib.Path(golden).read_text(), flush=True)
 sys.exit("wrong answers" if "wrong" in pathlib.Path(golden).read_text() else 0)
 """
+
+
+class Recorder(BaseNotifier):
+    """Keeps the subjects and the body that it is told, then fails where it was told to."""
+
+    told: list = []  # noqa: RUF012
+
+    def __init__(self, fails=False):
+        super().__init__()
+        self.fails = fails
+
+    def notify(self, context):
+        self.told.append(context["message"])
+        if self.fails:
+            raise ConnectionError("nobody listens")
+
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +48,9 @@ def cluster(tmp_path, monkeypatch):
             section, _, key = path.partition(".")
             overlay.setdefault(section, {})[key] = value
         overlay["serving"]["image"] = IMAGE
+        overlay["rollout"]["notifiers"] = [{"notifier": f"{__name__}.Recorder"}]
+        Recorder.told.clear()
+        monkeypatch.setenv("AIRFLOW__API__BASE_URL", "http://airflow.example.org")
         document = {"defaults": {"data_lake": f"file://{made.lake}", **overlay}}
         monkeypatch.setenv("AIRFLOW_VAR_ML_LIFECYCLE", json.dumps(document))
         yield made
@@ -70,6 +92,7 @@ def test_first_version_then_canary_then_roll_back(cluster, registry, run_dag, st
     assert registry.find_alias(MODEL, "champion").version == "2"
     picture = registry.read_artifacts(report["run_id"], "rollout")["version-2.svg"].decode()
     assert "version 2 beside version 1: promoted" in picture
+    assert Recorder.told[-1].subject == f"{MODEL} version 2 was promoted and serves all traffic"
 
     registry.set_alias(MODEL, "champion", "3")
     cluster.traffic.behaviours["digits-predictor-00003"] = Behaviour(errors=0.2)
@@ -81,6 +104,10 @@ def test_first_version_then_canary_then_roll_back(cluster, registry, run_dag, st
     assert report["outcome"] == "rolled_back"
     assert "canary requests failed" in report["reason"]
     assert list(registry.read_artifacts(report["run_id"], "rollout")) == ["version-3.svg"]
+    assert ended["roll_out.notify[0]"] == "success"
+    assert Recorder.told[-1].subject == f"{MODEL} version 3 was rolled back"
+    assert f"/dags/roll_out_model/runs/{quote(third.run_id, safe='')}" in Recorder.told[-1].body
+    assert f"picture rollout/version-3.svg: {registry.run_url(report['run_id'])}" in Recorder.told[-1].body
     assert registry.find_alias(MODEL, "live").version == "2"
     assert registry.find_alias(MODEL, "champion").version == "2"
     assert cluster.is_clean()
@@ -111,6 +138,19 @@ def test_what_cannot_be_rolled_out_is_refused_before_anything_is_changed(cluster
     assert (run.state, ended["roll_out.open[0]"], ended["roll_out.close[0]"]) == ("failed", "failed", "success")
     assert xcom(run, "roll_out.close", map_index=0)["outcome"] == "not_opened"
     assert (cluster.service, cluster.lease) == (None, None)
+    assert [message.subject for message in Recorder.told] == [f"{MODEL} version 2 was not rolled out"]
+
+
+def test_a_notifier_that_fails_is_seen_and_changes_nothing(cluster, registry, run_dag, states, monkeypatch):
+    document = json.loads(os.environ["AIRFLOW_VAR_ML_LIFECYCLE"])
+    broken = {"notifier": f"{__name__}.Recorder", "arguments": {"fails": True}}
+    document["defaults"]["rollout"]["notifiers"] = [{"notifier": "no.such.Notifier"}, broken]
+    monkeypatch.setenv("AIRFLOW_VAR_ML_LIFECYCLE", json.dumps(document))
+    run = run_dag("roll_out_model.py", "roll_out_model", {"model": MODEL})
+    ended = states(run)
+    assert (ended["roll_out.publish[0]"], ended["roll_out.notify[0]"], run.state) == ("success", "failed", "success")
+    assert len(Recorder.told) == 1
+    assert registry.find_alias(MODEL, "live").version == "1"
 
 
 @pytest.mark.usefixtures("no_asset_events")

@@ -31,6 +31,24 @@ def test_later_layers_win_and_deep_sections_merge() -> None:
     assert found.dataset_name == "digits"
 
 
+@pytest.mark.parametrize(
+    ("notifier", "said"),
+    [
+        ({"notifier": "mail"}, "rollout.notifiers.0.notifier = 'mail'"),
+        (
+            {"notifier": "a.B", "to": "x"},
+            "rollout.notifiers.0.to = 'x': unknown setting; allowed here are arguments, n",
+        ),
+        ({"notifier": "a.B", "arguments": {"api_token": "s3cr3t"}}, "'api_token' would put a secret into settings"),
+    ],
+)
+def test_a_notifier_is_a_class_path_and_arguments_without_a_secret(notifier: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        parsed(rollout={"notifiers": [notifier]})
+    assert said in str(raised.value)
+    assert "s3cr3t" not in str(raised.value)
+
+
 def test_overrides_do_not_change_the_variable() -> None:
     variable = {"defaults": LAKE | {"training": {"epochs": 3}}}
     parse_settings(variable, "digits", {"training.epochs": 9})

@@ -32,5 +32,9 @@ class RolloutInterruptedError(RolloutError):
     """Somebody deleted or edited the service, or took the Lease, in the middle of the rollout."""
 
 
+class NotifierError(RolloutError):
+    """Somebody whom settings name could not be told how a rollout ended; the rollout itself is as it was."""
+
+
 class RolloutStuckError(RolloutError):
     """The service did not reach the state that closes the rollout in time."""

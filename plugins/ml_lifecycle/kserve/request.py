@@ -90,6 +90,10 @@ class RolloutRequest(BaseModel):
         """How long the Lease lives without renewal: ten minutes, or three looks where they are rare."""
         return max(600, int(3 * self.rollout.look_seconds))
 
+    def unclosed(self, reason: str) -> dict[str, Any]:
+        """What stands for the report where the rollout could not be closed."""
+        return {"model": self.model, "version": self.version, "outcome": "not_closed", "reason": reason}
+
     def to_json(self) -> dict[str, Any]:
         """JSON of it."""
         return self.model_dump(mode="json")

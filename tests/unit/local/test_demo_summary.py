@@ -4,7 +4,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from local.demo.figures import Figures, LoadPoint, Scaling, Training
+from local.demo.figures import Catch, Figures, LoadPoint, Scaling, Training
 from local.demo.summary import crossings, show
 
 SIDE = {"requests": 100, "errors": 0, "p95_ms": 12.3}
@@ -32,8 +32,8 @@ def figures(**changes):
         evaluation={"accuracy": 0.994, "loss": 0.046, "holdout_images": 353},
         cluster={"cluster_name": "ml-digits-1", "cost": 0.91, "currency": "RUB"},
         gate={"accuracy_against_champion": "passed: +0.24, at least +0.2, is >= -0.02"},
-        rollout={"outcome": "promoted", "reason": "no errors", "seconds": 93.0, "steps": [STEP]},
     )
+    rollout = {"version": "2", "outcome": "promoted", "reason": "no errors", "seconds": 93.0, "steps": [STEP]}
     cluster = {
         "name": "ml-digits-1",
         "created": 100.0,
@@ -42,6 +42,7 @@ def figures(**changes):
     }
     given = {
         "trainings": [training],
+        "rollouts": [rollout],
         "clusters": [cluster],
         "aliases": {"live": "2", "champion": "2"},
         "service_url": "http://s",
@@ -63,6 +64,29 @@ def test_it_tells_clusters_versions_steps_and_addresses():
     assert "12 ms" in text
     assert "promoted: no errors" in text
     assert "curl http://s/v1/models/digits:predict" in text
+
+
+def caught(**changes):
+    looks = [
+        {"at": 27.0, "canary": [0, 0]},
+        {"at": 32.0, "canary": [50, 4]},
+        {"at": 73.2, "canary": [525, 56]},
+    ]
+    known = {"version": "2", "outcome": "rolled_back", "reason": "errors", "seconds": 93.0, "steps": [STEP]}
+    return {**known, "looks": looks, **changes}
+
+
+def test_it_tells_every_rollout_and_how_soon_a_bad_one_was_caught():
+    page = "http://m/#/experiments/1/runs/a/artifacts/rollout/version-2.svg"
+    text = shown(figures(rollouts=[caught(outcome="promoted"), caught()], picture=page))
+    assert text.count("Rollout of version 2 (93 s)") == 2
+    assert text.count("caught 46 s after the first look, by 575 canary requests, of which 60 failed") == 1
+    assert "rolled back" in text
+    assert f"picture  {page}" in text
+
+
+def test_a_rollout_without_a_look_caught_nothing():
+    assert Catch.of(caught(looks=[])) == Catch(0.0, 0, 0)
 
 
 def test_it_tells_what_users_saw():
