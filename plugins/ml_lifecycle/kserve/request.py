@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from ml_lifecycle.canary.own_metrics import CountsLimits, GaugeLimits, OwnLimits
 from ml_lifecycle.canary.plan import Plan
 from ml_lifecycle.canary.verdict import Limits
-from ml_lifecycle.settings import Connections, ModelName, Rollout, Serving, Settings
+from ml_lifecycle.settings import Connections, ModelName, OwnCounts, OwnGauge, Rollout, Serving, Settings
 
 
 class RolloutRequest(BaseModel):
@@ -74,6 +75,7 @@ class RolloutRequest(BaseModel):
             latency_quantile=rollout.latency_quantile,
             latency_ratio=rollout.latency_ratio,
             latency_floor_seconds=rollout.latency_floor_seconds,
+            own={metric.name: _own_limits(metric) for metric in rollout.own_metrics},
         )
 
     @property
@@ -84,3 +86,9 @@ class RolloutRequest(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """JSON of it."""
         return self.model_dump(mode="json")
+
+
+def _own_limits(metric: OwnCounts | OwnGauge) -> OwnLimits:
+    if isinstance(metric, OwnGauge):
+        return GaugeLimits(metric.tolerance, metric.harm)
+    return CountsLimits(metric.harm, metric.margin, metric.floor)

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from ml_lifecycle.canary.evidence import Evidence, Side, Window
+from ml_lifecycle.canary.own_metrics import own_report
 from ml_lifecycle.canary.plan import Move, Position, expected_seconds, next_move
 from ml_lifecycle.canary.snapshot import Gap, Snapshot, between
 from ml_lifecycle.canary.verdict import Outcome, Verdict, judge
@@ -453,6 +454,7 @@ def _step_report(step: Step) -> dict[str, Any]:
         "looks": step.looks,
         "canary": _side_report(step.seen.canary),
         "stable": _side_report(step.seen.stable),
+        "own_metrics": own_report(step.seen),
         "verdict": step.verdict,
         "reason": step.reason,
     }
