@@ -12,9 +12,18 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from ml_lifecycle.exceptions import SettingsError
 from ml_lifecycle.runtimes import RuntimeName
@@ -22,6 +31,10 @@ from ml_lifecycle.runtimes import RuntimeName
 _SECRET = re.compile(r"password|passwd|secret|token|api_?key|credential")
 CPU = r"^(0\.[0-9]*[1-9][0-9]*|[1-9][0-9]*(\.[0-9]+)?|[1-9][0-9]*m)$"
 BYTES = r"^[1-9][0-9]*(\.[0-9]+)?(k|[KMGT]i|[MGT])?$"
+# What a query of one's own may name: the revision (Knative mode) or Service (Standard mode) of a side, a regular
+# expression for its pods, the InferenceService, its namespace, and the time since the last look.
+PLACEHOLDERS = ("side", "pods", "service", "namespace", "window")
+BUILT_IN_METRICS = ("errors", "latency", "guardrail")
 MODEL_NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 
 
@@ -67,6 +80,16 @@ def _clock_or_moment(text: str) -> str:
     return text
 
 
+def _promql(template: str) -> str:
+    unknown = sorted(set(re.findall(r"\$([A-Za-z_]+)", template)) - set(PLACEHOLDERS))
+    if unknown:
+        known = ", ".join(f"${name}" for name in PLACEHOLDERS)
+        raise ValueError(f"unknown placeholder ${unknown[0]}; allowed are {known}")
+    if not re.search(r"\$(side|pods)\b", template):
+        raise ValueError("must name the side it asks for by $side or $pods: one answer for both tells nothing")
+    return template
+
+
 ModelName = Annotated[str, AfterValidator(_model_name)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -74,6 +97,7 @@ NodeLabel = Annotated[
     str, Field(pattern=r"^([a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$")
 ]
 NodeLabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?)?$")]
+PromQL = Annotated[str, AfterValidator(_promql)]
 
 
 class Section(BaseModel):
@@ -436,6 +460,14 @@ class Step(Section):
     )
 
 
+def _percent_or_step(value: object) -> str:
+    return "step" if isinstance(value, Mapping | Step) else "percent"
+
+
+# Told apart by their form, so that a bad value is refused once and not as both.
+AnyStep = Annotated[Annotated[int, Tag("percent")] | Annotated[Step, Tag("step")], Discriminator(_percent_or_step)]
+
+
 def _rising_to_100(steps: tuple[int | Step, ...]) -> tuple[int | Step, ...]:
     percents = [step if isinstance(step, int) else step.percent for step in steps]
     inside = all(0 <= percent <= 100 for percent in percents)
@@ -460,6 +492,50 @@ class Notifier(Section):
         return self
 
 
+class CountQueries(Section):
+    """Two PromQL queries of your own for one side; each must give one cumulative count."""
+
+    events: PromQL = Field(description='what is counted, as sum(answers_total{pod=~"$pods",kind="empty"})')
+    total: PromQL = Field(description="among how many: requests, answers, orders")
+
+
+class OwnMetric(Section):
+    """A metric of your own, judged beside errors and latency; a promotion waits for it."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,30}$", description="in reasons and reports")
+    harm: Literal["more", "fewer"] = Field(default="more", description="fewer: less of it on the canary is harm")
+
+    @model_validator(mode="after")
+    def _free_name(self) -> Self:
+        if self.name in BUILT_IN_METRICS:
+            raise ValueError(f"name {self.name!r} is taken; others than {', '.join(BUILT_IN_METRICS)} are free")
+        return self
+
+
+class OwnCounts(OwnMetric):
+    """Events among a total, compared by their rates on both sides."""
+
+    kind: Literal["counts"] = Field(description="`counts`")
+    events: PromQL = Field(description="PromQL; one cumulative count of a side, as conversions so far")
+    total: PromQL = Field(description="PromQL; the cumulative count that the events are among")
+    margin: float = Field(default=1.5, gt=1, description="ratio of rates, canary to stable (fewer: inverse), of harm")
+    floor: float = Field(default=0.0, ge=0, lt=1, description="canary rate below which nothing is harm")
+
+    @model_validator(mode="after")
+    def _floor_of_more(self) -> Self:
+        if self.harm == "fewer" and self.floor:
+            raise ValueError(f"floor {self.floor} has no meaning where fewer events are harm: leave it out")
+        return self
+
+
+class OwnGauge(OwnMetric):
+    """A value that goes up and down, compared by the mean difference of both sides."""
+
+    kind: Literal["gauge"] = Field(description="`gauge`")
+    value: PromQL = Field(description='PromQL; one value of a side now, as avg(score{pod=~"$pods"})')
+    tolerance: float = Field(gt=0, description="mean difference, canary to stable, in the value's unit that is harm")
+
+
 class Rollout(Section):
     """How a new version takes over the traffic."""
 
@@ -468,7 +544,7 @@ class Rollout(Section):
         description="canary: by steps, on evidence. blue_green: all at once after the checks at the new revision's own "
         "address. rolling: KServe replaces the revision at once, checked only afterwards; asks nothing of the cluster",
     )
-    steps: Annotated[tuple[int | Step, ...], AfterValidator(_rising_to_100)] = Field(
+    steps: Annotated[tuple[AnyStep, ...], AfterValidator(_rising_to_100)] = Field(
         default=(10, 25, 50, 100),
         description="traffic percents of the canary, rising to 100; instead of a number an object with percent and "
         "dwell_seconds, min_requests, approval or until",
@@ -493,14 +569,38 @@ class Rollout(Section):
     on_deadline: Literal["roll_back", "freeze"] = Field(
         default="roll_back", description="what happens at the deadline, and to a rollout whose task was ended"
     )
-    metrics: Literal["knative_otel", "knative_queue_proxy"] = Field(
-        default="knative_otel", description="the data plane's metrics: Knative 1.19+ or older"
+    metrics: Literal["knative_otel", "knative_queue_proxy", "istio", "ml_serving", "kserve"] | None = Field(
+        default=None,
+        description="whose metrics tell requests, errors and latency of both sides: see docs/metrics.md; none given: "
+        "knative_otel in Knative mode, istio in Standard mode",
     )
+    errors: CountQueries | None = Field(
+        default=None, description="failed and all requests by your own queries, in place of what `metrics` counts"
+    )
+    own_metrics: tuple[Annotated[OwnCounts | OwnGauge, Field(discriminator="kind")], ...] = Field(
+        default=(), max_length=8, description="judged beside errors and latency"
+    )
+    lag_seconds: float = Field(
+        default=2, ge=0, description="a look reads counters as they were so long ago: longer than a scrape takes"
+    )
+
     notifiers: tuple[Notifier, ...] = Field(
         default=(),
         description='who is told how a rollout ended: `{"notifier": path of an Airflow notifier\'s class, '
         '"arguments": {…}}`; templates may use `message.subject`, `.body`, `.text` and `.html`',
     )
+
+    @model_validator(mode="after")
+    def _metrics_fit(self) -> Self:
+        if self.metrics == "kserve" and self.errors is None:
+            raise ValueError(
+                "metrics 'kserve' needs errors: KServe's servers count no failed requests; give rollout.errors.events "
+                "and rollout.errors.total, or take the metrics of another source"
+            )
+        names = [metric.name for metric in self.own_metrics]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"own_metrics name {twice[0]!r} twice: reasons and reports could not be told apart")
+        return self
 
 
 class Settings(Section):
@@ -595,14 +695,33 @@ def _explain(error: ValidationError, model: str) -> str:
         reason = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             reason = f"unknown setting; allowed here are {', '.join(_siblings(item['loc']))}"
+        if item["type"] == "union_tag_not_found":
+            reason = "kind is missing: say 'counts' or 'gauge'"
         given = "" if item["type"] == "missing" or isinstance(item["input"], Mapping) else f" = {item['input']!r}"
         lines.append(f"{key}{given}: {reason}")
     return f"settings of model {model!r}: " + "; ".join(lines)
 
 
 def _siblings(location: tuple[int | str, ...]) -> list[str]:
-    section: Any = Settings
+    """The keys beside the one at `location`; a list's item and a union's member are not keys of their own."""
+    sections: list[type[Section]] = [Settings]
     for part in location[:-1]:
-        # An index leads to the items of a tuple.
-        section = get_args(section)[0] if isinstance(part, int) else section.model_fields[part].annotation
-    return sorted(section.model_fields)
+        below = [section.model_fields[part].annotation for section in sections if part in section.model_fields]
+        if below:
+            sections = [found for annotation in below for found in sections_of(annotation)]
+        elif isinstance(part, str):
+            tagged = [section for section in sections if part in _kinds(section)]
+            sections = tagged or sections
+    return sorted({name for section in sections for name in section.model_fields})
+
+
+def _kinds(section: type[Section]) -> tuple[str, ...]:
+    """The values of the field that tells a union's members apart; none where it has no such field."""
+    return get_args(section.model_fields["kind"].annotation) if "kind" in section.model_fields else ()
+
+
+def sections_of(annotation: Any) -> list[type[Section]]:
+    """The sections that a field's annotation names, through lists, unions and None."""
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        return [annotation] if issubclass(annotation, Section) else []
+    return [section for inner in get_args(annotation) for section in sections_of(inner)]

@@ -189,3 +189,24 @@ def test_every_place_of_every_model_is_swept_once() -> None:
         "kubernetes": ["far", "kubernetes_default"],
     }
     assert places({}) == {"clouds": [("yandexcloud_default", "")], "kubernetes": ["kubernetes_default"]}
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        ([10, {"percent": 25, "aproval": True}, 100], "unknown setting; allowed here are approval, dwell_seconds"),
+        ([{"percent": 10, "until": "6am"}, 100], "must be a time of day in UTC as in 06:30"),
+        ([{"percent": 10, "until": "2026-12-01T06:30"}, 100], "or a moment with its zone"),
+        ([50, 10, 100], "must be percents that rise strictly"),
+        (["ten", 100], "valid integer"),
+    ],
+)
+def test_a_step_that_is_not_understood_is_refused_with_what_is_allowed(steps, words):
+    with pytest.raises(SettingsError, match=words):
+        parse_settings({"defaults": {"data_lake": "file:///lake"}}, "digits", {"rollout.steps": steps})
+
+
+def test_steps_may_be_percents_or_say_more():
+    steps = [{"percent": 0, "until": "06:30"}, 10, {"percent": 50, "approval": True}, 100]
+    found = parse_settings({"defaults": {"data_lake": "file:///lake"}}, "digits", {"rollout.steps": steps})
+    assert [step if isinstance(step, int) else step.percent for step in found.rollout.steps] == [0, 10, 50, 100]

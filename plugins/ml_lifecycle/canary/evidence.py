@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from ml_lifecycle.canary.histogram import Histogram
 
-MOST_LOOKS = 720
+MOST_LOOKS = 720  # even: the looks are halved by pairs
 
 
 @dataclass(frozen=True)
@@ -40,26 +40,6 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Window:
-    """Both sides between two looks."""
-
-    canary: Side = field(default_factory=Side)
-    stable: Side = field(default_factory=Side)
-
-    def __add__(self, other: Window) -> Window:
-        return Window(self.canary + other.canary, self.stable + other.stable)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON of it."""
-        return {"canary": self.canary.to_json(), "stable": self.stable.to_json()}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Of `to_json`."""
-        return cls(Side.from_json(document["canary"]), Side.from_json(document["stable"]))
-
-
-@dataclass(frozen=True)
 class Counts:
     """Events among requests on both sides in one look; `n` requests, `e` of them bad."""
 
@@ -78,6 +58,69 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class Readings:
+    """A gauge on both sides at one look, or its sums over several."""
+
+    looks: int = 0
+    canary: float = 0.0
+    stable: float = 0.0
+
+    def __add__(self, other: Readings) -> Readings:
+        return Readings(self.looks + other.looks, self.canary + other.canary, self.stable + other.stable)
+
+    @property
+    def numbers(self) -> tuple[int, float, float]:
+        """The three in the order of the fields."""
+        return self.looks, self.canary, self.stable
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """The canary's mean and the stable side's; NaN without looks."""
+        return (self.canary / self.looks, self.stable / self.looks) if self.looks else (math.nan, math.nan)
+
+
+class Adds(Protocol):
+    """What two looks at one metric do."""
+
+    def __add__(self, other: Any, /) -> Self:
+        """Both together."""
+
+
+OwnLook = Counts | Readings
+Look = TypeVar("Look", bound=Adds)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Both sides between two looks: the data plane's counts, and the metrics of one's own by name.
+
+    `silent` says why a metric of one's own told nothing at this look; it is of one look and does not add up.
+    """
+
+    canary: Side = field(default_factory=Side)
+    stable: Side = field(default_factory=Side)
+    own: Mapping[str, OwnLook] = field(default_factory=dict)
+    silent: Mapping[str, str] = field(default_factory=dict)
+
+    def __add__(self, other: Window) -> Window:
+        own = dict(self.own)
+        for name, look in other.own.items():
+            own[name] = together([own[name], look]) if name in own else look
+        return Window(self.canary + other.canary, self.stable + other.stable, own)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON of it, without `silent`."""
+        own = {name: look.numbers for name, look in self.own.items()}
+        return {"canary": self.canary.to_json(), "stable": self.stable.to_json(), **({"own": own} if own else {})}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Of `to_json`."""
+        own = {name: _own_look(numbers) for name, numbers in document.get("own", {}).items()}
+        return cls(Side.from_json(document["canary"]), Side.from_json(document["stable"]), own)
+
+
+@dataclass(frozen=True)
 class SlowLimits:
     """A canary is slow when its `quantile` exceeds `ratio` times the stable side's, and that by `floor_seconds`."""
 
@@ -88,11 +131,16 @@ class SlowLimits:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Every look so far, of errors and of slow requests, and the totals."""
+    """Every look so far, of errors, of slow requests and of one's own metrics, and the totals.
+
+    `silent` says which metrics of one's own told nothing at the last look, and why.
+    """
 
     errors: tuple[Counts, ...] = ()
     slow: tuple[Counts, ...] = ()
     totals: Window = field(default_factory=Window)
+    own: Mapping[str, tuple[OwnLook, ...]] = field(default_factory=dict)
+    silent: Mapping[str, str] = field(default_factory=dict)
 
     def add(self, window: Window, limits: SlowLimits) -> Evidence:
         """With one more look.
@@ -103,17 +151,20 @@ class Evidence:
         """
         error = Counts(window.canary.requests, window.canary.errors, window.stable.requests, window.stable.errors)
         slow = _slow(window, slow_thresholds(self.totals.stable.latency, limits))
-        errors, slows = (*self.errors, error), (*self.slow, slow)
-        if len(errors) > MOST_LOOKS:
-            errors, slows = _halved(errors), _halved(slows)
-        return Evidence(errors, slows, self.totals + window)
+        own = {**self.own, **{name: _with(self.own.get(name, ()), look) for name, look in window.own.items()}}
+        return Evidence(
+            _with(self.errors, error), _with(self.slow, slow), self.totals + window, own, dict(window.silent)
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """JSON of it."""
+        """JSON of it; the keys of one's own metrics only where there are any."""
+        own = {name: [look.numbers for look in looks] for name, looks in self.own.items()}
         return {
             "errors": [look.numbers for look in self.errors],
             "slow": [look.numbers for look in self.slow],
             "totals": self.totals.to_json(),
+            **({"own": own} if own else {}),
+            **({"silent": dict(self.silent)} if self.silent else {}),
         }
 
     @classmethod
@@ -123,7 +174,17 @@ class Evidence:
             tuple(Counts(*numbers) for numbers in document["errors"]),
             tuple(Counts(*numbers) for numbers in document["slow"]),
             Window.from_json(document["totals"]),
+            {name: tuple(_own_look(look) for look in looks) for name, looks in document.get("own", {}).items()},
+            document.get("silent", {}),
         )
+
+
+def together(looks: Sequence[Look]) -> Look:
+    """Looks at one metric added up; there must be one."""
+    total = looks[0]
+    for look in looks[1:]:
+        total = total + look
+    return total
 
 
 def slow_thresholds(stable: Histogram, limits: SlowLimits) -> tuple[float, float] | None:
@@ -154,7 +215,16 @@ def _slow(window: Window, thresholds: tuple[float, float] | None) -> Counts:
     return Counts(canary.total, slow, stable.total, stable.above(thresholds[0]))
 
 
-def _halved(looks: Sequence[Counts]) -> tuple[Counts, ...]:
-    """Neighbours added up: a long rollout keeps a bounded number of looks, which is only more conservative."""
-    pairs = [first + second for first, second in zip(looks[0::2], looks[1::2], strict=False)]
-    return tuple(pairs + list(looks[len(pairs) * 2 :]))
+def _with(looks: tuple[Look, ...], look: Look) -> tuple[Look, ...]:
+    """One more; neighbours added up where they are too many, which is only more conservative."""
+    if len(looks) < MOST_LOOKS:
+        return (*looks, look)
+    pairs = [together(pair) for pair in zip(looks[0::2], looks[1::2], strict=True)]
+    return (*pairs, look)
+
+
+def _own_look(numbers: Sequence[float]) -> OwnLook:
+    """Of `numbers`: three are a gauge's, four are counts."""
+    if len(numbers) == len(Readings().numbers):
+        return Readings(int(numbers[0]), *numbers[1:])
+    return Counts(*(int(number) for number in numbers))

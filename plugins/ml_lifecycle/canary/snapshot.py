@@ -7,22 +7,39 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from ml_lifecycle.canary.evidence import Side, Window
+from ml_lifecycle.canary.evidence import Counts, OwnLook, Readings, Side, Window
 from ml_lifecycle.canary.histogram import Histogram
 
 
 @dataclass(frozen=True)
 class Counters:
-    """One revision's counters: requests by status code, requests by bucket bound (`le`, as Prometheus writes it)."""
+    """One side's counters: requests by status code, requests by bucket bound (`le`, as Prometheus writes it).
+
+    `broken`: series that since the last look were reset, were lost or came back from a gap. `own`: metrics of one's
+    own by name, counts as (events, total), a gauge as (value,). `silent`: why one, or `errors`, could not be read.
+    """
 
     codes: Mapping[str, float] = field(default_factory=dict)
     buckets: Mapping[str, float] = field(default_factory=dict)
-    resets: float = 0.0
+    broken: float = 0.0
+    own: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    silent: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def broken(self) -> bool:
-        """Whether any number is NaN."""
-        return any(math.isnan(value) for value in (*self.codes.values(), *self.buckets.values(), self.resets))
+    def numbers(self) -> tuple[float, ...]:
+        """All that the data plane counts."""
+        return (*self.codes.values(), *self.buckets.values(), self.broken)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON of what a later look is compared with."""
+        own = {name: list(numbers) for name, numbers in self.own.items()}
+        return {"codes": dict(self.codes), "buckets": dict(self.buckets), **({"own": own} if own else {})}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Of `to_json`."""
+        own = {name: tuple(numbers) for name, numbers in document.get("own", {}).items()}
+        return cls(document["codes"], document["buckets"], own=own)
 
 
 @dataclass(frozen=True)
@@ -35,16 +52,12 @@ class Snapshot:
 
     def to_json(self) -> dict[str, Any]:
         """JSON of it."""
-        sides = {"canary": self.canary, "stable": self.stable}
-        return {
-            "at": self.at,
-            **{name: {"codes": dict(side.codes), "buckets": dict(side.buckets)} for name, side in sides.items()},
-        }
+        return {"at": self.at, "canary": self.canary.to_json(), "stable": self.stable.to_json()}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
         """Of `to_json`."""
-        return cls(document["at"], Counters(**document["canary"]), Counters(**document["stable"]))
+        return cls(document["at"], Counters.from_json(document["canary"]), Counters.from_json(document["stable"]))
 
 
 @dataclass(frozen=True)
@@ -58,7 +71,7 @@ def between(before: Snapshot, after: Snapshot) -> Window | Gap:
     """What both sides did between two snapshots.
 
     A series that appears counts in full: the first error of a revision makes a new series, whose first value
-    PromQL's `increase` would miss.
+    PromQL's `increase` would miss. A metric of one's own that cannot be read leaves its reason in the window.
     """
     sides = []
     for name, old, new in (("canary", before.canary, after.canary), ("stable", before.stable, after.stable)):
@@ -67,14 +80,20 @@ def between(before: Snapshot, after: Snapshot) -> Window | Gap:
         sides.append(_difference(old, new))
     if not any(side.requests for side in sides):
         return Gap("no requests on either side since the last look")
-    return Window(canary=sides[0], stable=sides[1])
+    names = {**after.canary.own, **after.canary.silent, **after.stable.own, **after.stable.silent}
+    found = {name: _own(name, before, after) for name in names}
+    own = {name: look for name, look in found.items() if not isinstance(look, Gap)}
+    silent = {name: gap.reason for name, gap in found.items() if isinstance(gap, Gap)}
+    return Window(sides[0], sides[1], own, silent)
 
 
 def _unusable(old: Counters, new: Counters) -> str:
-    if old.broken or new.broken:
+    if "errors" in new.silent:
+        return new.silent["errors"]
+    if not all(math.isfinite(number) for number in (*old.numbers, *new.numbers)):
         return "a counter is not a number"
-    if new.resets > 0:
-        return "a counter was reset"
+    if new.broken > 0:
+        return "a counter was reset, or was not scraped throughout,"
     for before, after in ((old.codes, new.codes), (old.buckets, new.buckets)):
         if any(after.get(key, 0.0) < value for key, value in before.items()):
             return "a counter went down"
@@ -86,6 +105,38 @@ def _difference(old: Counters, new: Counters) -> Side:
     buckets = {float(le): value - old.buckets.get(le, 0.0) for le, value in new.buckets.items()}
     failed = sum(value for code, value in codes.items() if is_error(code))
     return Side(round(sum(codes.values())), round(failed), Histogram.from_cumulative(buckets))
+
+
+def _own(name: str, before: Snapshot, after: Snapshot) -> OwnLook | Gap:
+    """One metric of one's own between two snapshots; a Gap where either side says nothing."""
+    for side, counters in (("canary", after.canary), ("stable", after.stable)):
+        if reason := counters.silent.get(name) or _not_finite(counters.own.get(name, (math.nan,))):
+            return Gap(f"{reason} on the {side} side")
+    old, new = ([*each.canary.own.get(name, ()), *each.stable.own.get(name, ())] for each in (before, after))
+    if len(old) != len(new):
+        return Gap("first look: nothing to compare with yet")
+    if len(new) == len(("canary", "stable")):
+        return _readings(old, new)
+    return _counts(*(after - before for before, after in zip(old, new, strict=True)))
+
+
+def _not_finite(numbers: tuple[float, ...]) -> str:
+    return "" if all(math.isfinite(number) for number in numbers) else "the query gives no finite number"
+
+
+def _readings(old: list[float], new: list[float]) -> Readings | Gap:
+    """A gauge; what has changed on neither side is the same sample read twice, and no evidence."""
+    canary, stable = (float(f"{value:.9g}") for value in new)
+    return Gap("unchanged on both sides since the last look") if old == new else Readings(1, canary, stable)
+
+
+def _counts(canary_events: float, canary_total: float, stable_events: float, stable_total: float) -> Counts | Gap:
+    found = Counts(round(canary_total), round(canary_events), round(stable_total), round(stable_events))
+    if min(found.numbers) < 0:
+        return Gap("a count went down")
+    if found.canary_e > found.canary_n or found.stable_e > found.stable_n:
+        return Gap("more events than their total")
+    return found
 
 
 def is_error(code: str) -> bool:

@@ -1,25 +1,36 @@
 """What the evidence says: promote, hold or roll back. Pure, numpy only, usable without Airflow.
 
-Two metrics are judged, errors and slow requests. For each, harm is a canary whose rate is at least `margin` times the
-stable's and at least `floor`. α is split over the metrics: a false roll-back by either costs at most α in all. β is
-not: a promotion asks that harm be rejected for every metric, each by one of two tests that share β.
+Errors and slow requests are judged, and what settings add to them. For errors, harm is a canary whose rate is at least
+`margin` times the stable's and at least `floor`. α is split over the metrics: a false roll-back by any costs at most α
+in all. β is not: a promotion asks that harm be rejected for every metric.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
 
-from ml_lifecycle.canary.comparison import Flags, Harm, compare
+from ml_lifecycle.canary.comparison import Comparison, Flags, Harm, compare
 from ml_lifecycle.canary.dispersion import Looks, quotient
 from ml_lifecycle.canary.evidence import Counts, Evidence, SlowLimits, slow_thresholds
+from ml_lifecycle.canary.own_metrics import OwnLimits, compare_own, looks_of, told
 
 # α, the risk of a false roll-back by anything, is divided between what may roll back.
-_ALPHA_OF_ERRORS, _ALPHA_OF_LATENCY, _ALPHA_OF_GUARDRAIL = 0.8, 0.15, 0.05
+_BUILT_IN_PARTS = {"errors": 0.8, "latency": 0.15, "guardrail": 0.05}
+_PART_OF_OWN = 0.2
 _CATASTROPHE_RATE = 0.25
+
+
+def alpha_parts(own: Collection[str]) -> dict[str, float]:
+    """Each metric's part of α; they add up to 1. Metrics of one's own share a fifth, where there are any."""
+    if not own:
+        return dict(_BUILT_IN_PARTS)
+    built_in = {name: (1 - _PART_OF_OWN) * part for name, part in _BUILT_IN_PARTS.items()}
+    return built_in | {name: _PART_OF_OWN / len(own) for name in own}
 
 
 class Outcome(StrEnum):
@@ -41,6 +52,11 @@ class Limits:
     latency_quantile: float = 0.95
     latency_ratio: float = 1.5
     latency_floor_seconds: float = 0.0
+    own: Mapping[str, OwnLimits] = field(default_factory=dict)
+
+    def alpha_of(self, metric: str) -> float:
+        """The metric's part of α."""
+        return self.alpha * alpha_parts(self.own)[metric]
 
     @property
     def slow(self) -> SlowLimits:
@@ -50,17 +66,17 @@ class Limits:
     @property
     def errors(self) -> Harm:
         """What harm by errors is."""
-        return Harm(self.margin, self.floor, _ALPHA_OF_ERRORS * self.alpha, self.beta)
+        return Harm(self.margin, self.floor, self.alpha_of("errors"), self.beta)
 
     @property
     def slow_requests(self) -> Harm:
         """What harm by slow requests is; the thresholds differ by the ratio already: see Evidence.add."""
-        return Harm(1.0, 1 - self.latency_quantile, _ALPHA_OF_LATENCY * self.alpha, self.beta)
+        return Harm(1.0, 1 - self.latency_quantile, self.alpha_of("latency"), self.beta)
 
     @property
     def guardrail_alpha(self) -> float:
         """The guardrail's part of α."""
-        return _ALPHA_OF_GUARDRAIL * self.alpha
+        return self.alpha_of("guardrail")
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,8 @@ def judge(evidence: Evidence, limits: Limits) -> Verdict:
         return Verdict(Outcome.HOLD, ("no requests on the canary yet",))
     if not evidence.totals.stable.requests:
         return Verdict(Outcome.HOLD, ("no requests on the stable side yet",))
-    metrics = [_errors(evidence, limits), _latency(evidence, limits)]
+    own = [_own(name, evidence, limits) for name in limits.own]
+    metrics = [_errors(evidence, limits), _latency(evidence, limits), *own]
     numbers = {f"{metric.name}.{key}": value for metric in metrics for key, value in metric.numbers.items()}
     if disaster := _disaster(evidence, limits):
         return Verdict(Outcome.ROLL_BACK, (disaster,), numbers)
@@ -132,7 +149,7 @@ def catastrophes(looks: Looks, alpha: float) -> Flags:
 
 def _disaster(evidence: Evidence, limits: Limits) -> str:
     """Why the last look alone is reason to roll back; empty if it is not."""
-    if not catastrophes(_looks(evidence.errors), limits.guardrail_alpha)[-1]:
+    if not catastrophes(looks_of(evidence.errors), limits.guardrail_alpha)[-1]:
         return ""
     last = evidence.errors[-1]
     return (
@@ -140,10 +157,6 @@ def _disaster(evidence: Evidence, limits: Limits) -> str:
         f"({last.canary_e / last.canary_n:.0%}), "
         f"{last.stable_e} of {last.stable_n} on the stable side"
     )
-
-
-def _looks(counts: tuple[Counts, ...]) -> Looks:
-    return Looks(*np.array([look.numbers for look in counts], dtype=np.float64).reshape(-1, 4).T)
 
 
 def expected_requests(limits: Limits, *, error_rate: float, share: float, looks: int = 60) -> float:
@@ -198,12 +211,25 @@ def _latency(evidence: Evidence, limits: Limits) -> MetricVerdict:
     return _compare("latency", evidence.slow, seen, limits.slow_requests)
 
 
+def _own(name: str, evidence: Evidence, limits: Limits) -> MetricVerdict:
+    """A metric of one's own; held, whatever it said before, where the last look told nothing of it."""
+    looks = evidence.own.get(name, ())
+    if name in evidence.silent or not looks:
+        return MetricVerdict(name, Outcome.HOLD, f"{name}: no data, {evidence.silent.get(name, 'no look yet')}")
+    found = compare_own(looks, limits.own[name], alpha=limits.alpha_of(name), beta=limits.beta)
+    return _verdict(name, found, told(looks))
+
+
 def _compare(name: str, looks: tuple[Counts, ...], seen: str, harm: Harm) -> MetricVerdict:
-    found = compare(_looks(looks), harm)
+    return _verdict(name, compare(looks_of(looks), harm), seen)
+
+
+def _verdict(name: str, found: Comparison, seen: str) -> MetricVerdict:
+    floor = float(found.floor[-1])
     numbers = {
         "harm": float(found.harm[-1]),
         "ratio": float(found.ratio[-1]),
-        "floor": float(found.floor[-1]) if harm.floor > 0 else 0.0,
+        "floor": floor if math.isfinite(floor) else 0.0,
     }
     if found.roll_back[-1]:
         return MetricVerdict(name, Outcome.ROLL_BACK, f"{name}: {seen}", numbers)

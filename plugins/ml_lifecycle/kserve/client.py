@@ -15,10 +15,11 @@ from typing import Any
 from ml_lifecycle.canary.evidence import Window
 from ml_lifecycle.canary.snapshot import Gap, Snapshot
 from ml_lifecycle.kserve.closing import Act, Closing, ended, left_serving, next_closing, noted
+from ml_lifecycle.kserve.data_planes import source
 from ml_lifecycle.kserve.exceptions import RolloutInterruptedError, RolloutRefusedError, RolloutStuckError
 from ml_lifecycle.kserve.manifest import Manifest, Templates, changed_annotations, is_ours, picked
 from ml_lifecycle.kserve.predictor import Predictor, predictor
-from ml_lifecycle.kserve.queries import PRESETS, history, snapshot
+from ml_lifecycle.kserve.queries import history, refusals, snapshot
 from ml_lifecycle.kserve.report import report
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.revisions import Readiness, Service, is_standard, read, readiness
@@ -306,7 +307,7 @@ class RolloutClient:
         try:
             return await snapshot(
                 prometheus,
-                PRESETS[state.request.rollout.metrics],
+                source(state.request.rollout, standard=state.standard),
                 service=state.service,
                 namespace=state.request.namespace,
                 canary=state.revision,
@@ -321,7 +322,7 @@ class RolloutClient:
         """The stable side's looks before now; PrometheusUnavailableError where they cannot be read."""
         return await history(
             prometheus,
-            PRESETS[state.request.rollout.metrics],
+            source(state.request.rollout, standard=state.standard),
             service=state.service,
             namespace=state.request.namespace,
             stable=state.stable_revision,
@@ -523,12 +524,23 @@ class RolloutClient:
         return await self.kubernetes.list(POD, state.request.namespace, label_selector=selector)
 
 
-async def check_prometheus(prometheus: PrometheusClient, at: float) -> None:
-    """RolloutRefusedError where Prometheus does not answer: a canary could not be judged."""
+async def check_prometheus(prometheus: PrometheusClient, request: RolloutRequest, at: float) -> None:
+    """RolloutRefusedError where Prometheus does not answer, or refuses a query: a canary could not be judged."""
     try:
         await prometheus.instant("vector(1)", at)
+        refused = await refusals(
+            prometheus,
+            source(request.rollout),
+            service=request.model,
+            namespace=request.namespace,
+            side=f"{request.model}-predictor",
+            at=at,
+        )
     except PrometheusError as error:
         raise RolloutRefusedError(f"the canary could not be judged: {error}") from error
+    if refused:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise RolloutRefusedError(f"the canary could not be judged, mend the queries in rollout: {reasons}")
 
 
 def _goes_on(left: RolloutState, request: RolloutRequest) -> bool:

@@ -297,7 +297,7 @@ async def _open(request: RolloutRequest, golden: str, held_by: str) -> RolloutSt
 
     async with connect(request.connections.kubernetes, held_by) as client:
         async with connect_prometheus(request.connections.prometheus) as prometheus:
-            await check_prometheus(prometheus, client.now())
+            await check_prometheus(prometheus, request, client.now())
         return await client.open(request, golden)
 
 

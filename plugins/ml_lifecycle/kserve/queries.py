@@ -1,75 +1,24 @@
-"""The counters of both revisions, as each data plane names them, read at one query time."""
+"""The counters of both sides, and the metrics of one's own, read at one query time."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ml_lifecycle.canary.evidence import Window
 from ml_lifecycle.canary.snapshot import Counters, Snapshot, between
+from ml_lifecycle.kserve.data_planes import Preset, filled, queries
+from ml_lifecycle.prometheus.exceptions import PrometheusQueryError
+from ml_lifecycle.settings import OwnGauge
 
 if TYPE_CHECKING:
     from ml_lifecycle.prometheus.client import PrometheusClient, Sample
 
 HISTORY_LOOKS = 60
-
-
-@dataclass(frozen=True)
-class Preset:
-    """The names of one data plane's metrics; `unit` is one second in the histogram's bounds."""
-
-    count: str
-    bucket: str
-    revision: str
-    configuration: str
-    namespace: str
-    code: str
-    unit: float = 1.0
-
-
-PRESETS: Mapping[str, Preset] = {
-    "knative_otel": Preset(
-        count="kn_serving_invocation_duration_seconds_count",
-        bucket="kn_serving_invocation_duration_seconds_bucket",
-        revision="kn_revision_name",
-        configuration="kn_configuration_name",
-        namespace="k8s_namespace_name",
-        code="http_response_status_code",
-    ),
-    "knative_queue_proxy": Preset(
-        count="revision_app_request_count",
-        bucket="revision_app_request_latencies_bucket",
-        revision="revision_name",
-        configuration="configuration_name",
-        namespace="namespace_name",
-        code="response_code",
-        unit=1000.0,
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Queries:
-    """PromQL of one look: requests by status code, by bucket, and counter resets within the window."""
-
-    codes: str
-    buckets: str
-    resets: str
-
-
-def queries(preset: Preset, *, service: str, namespace: str, window_seconds: float) -> Queries:
-    """For all revisions of a service; cumulative, so that the differences of two looks are exact."""
-    where = f'{preset.configuration}="{service}-predictor",{preset.namespace}="{namespace}"'
-    window = max(1, round(window_seconds))
-    return Queries(
-        codes=f"sum by ({preset.revision},{preset.code}) ({preset.count}{{{where}}})",
-        buckets=f"sum by ({preset.revision},le) ({preset.bucket}{{{where}}})",
-        resets=f"sum by ({preset.revision}) (resets({preset.count}{{{where}}}[{window}s]))",
-    )
 
 
 async def snapshot(
@@ -83,13 +32,36 @@ async def snapshot(
     at: float,
     window_seconds: float,
 ) -> Snapshot:
-    """Both revisions' counters at Unix time `at`; a revision that has served nothing yet has none."""
-    asked = queries(preset, service=service, namespace=namespace, window_seconds=window_seconds)
-    codes, buckets, resets = await asyncio.gather(
-        *(prometheus.instant(query, at) for query in (asked.codes, asked.buckets, asked.resets))
+    """Both sides' counters shortly before Unix time `at`; a side that has served nothing yet has none.
+
+    `window_seconds` before `at` the last look was read. All queries ask for one and the same moment, the preset's lag
+    ago: by then every scrape that began before it is in, so no scrape is split between queries, sides or looks.
+    """
+    moment = at - preset.lag_seconds
+    window = max(window_seconds - preset.lag_seconds, 0.001)
+    asked = queries(preset, namespace=namespace, sides=(canary, stable), window_seconds=window)
+    codes, buckets, broken = await asyncio.gather(
+        *(prometheus.instant(query, moment) for query in (asked.codes, asked.buckets, asked.broken))
     )
-    sides = [_counters(preset, revision, codes, buckets, resets) for revision in (canary, stable)]
-    return Snapshot(at, *sides)
+
+    async def counters(side: str) -> Counters:
+        own = await _own(
+            prometheus,
+            preset,
+            partial(filled, side=side, service=service, namespace=namespace, window_seconds=window),
+            moment,
+        )
+        numbers = {name: found for name, found in own.items() if not isinstance(found, str)}
+        errors = numbers.pop("errors", None)
+        return Counters(
+            codes=_codes(preset, side, codes) if errors is None else _split(*errors),
+            buckets=_buckets(preset, side, buckets),
+            broken=sum(sample.value for sample in _of(preset, side, broken)),
+            own=numbers,
+            silent={name: found for name, found in own.items() if isinstance(found, str)},
+        )
+
+    return Snapshot(moment, *await asyncio.gather(counters(canary), counters(stable)))
 
 
 async def history(
@@ -103,26 +75,95 @@ async def history(
     step: float,
     looks: int = HISTORY_LOOKS,
 ) -> tuple[Window, ...]:
-    """What the stable revision answered in the `looks` times `step` seconds before Unix time `end`, without gaps."""
-    asked = queries(preset, service=service, namespace=namespace, window_seconds=step)
-    codes: dict[float, dict[str, float]] = defaultdict(dict)
-    for series in await prometheus.range(asked.codes, end - looks * step, end, step):
-        if series.labels.get(preset.revision) == stable:
-            for at, value in zip(series.times, series.values, strict=True):
-                codes[at][series.labels.get(preset.code, "")] = value
-    snapshots = [Snapshot(at, Counters(), Counters(codes[at])) for at in sorted(codes)]
+    """What the stable side answered in the `looks` times `step` seconds before Unix time `end`, without gaps."""
+    asked = queries(preset, namespace=namespace, sides=(stable,), window_seconds=step)
+    end -= preset.lag_seconds
+
+    async def ranged(query: str) -> dict[float, dict[str, float]]:
+        """Its values at each time, by status code where there is one."""
+        found: dict[float, dict[str, float]] = defaultdict(dict)
+        for series in await prometheus.range(query, end - looks * step, end, step):
+            if series.labels.get(preset.side_label, stable) == stable:
+                for at, value in zip(series.times, series.values, strict=True):
+                    found[at][series.labels.get(preset.code, "")] = value
+        return found
+
+    broken = await ranged(asked.broken)
+    if preset.errors is None:
+        codes = await ranged(asked.codes)
+    else:
+        fill = partial(filled, side=stable, service=service, namespace=namespace, window_seconds=step)
+        events, totals = [await ranged(fill(text)) for text in (preset.errors.events, preset.errors.total)]
+        codes = {at: _split(sum(events[at].values()), sum(totals[at].values())) for at in events.keys() & totals.keys()}
+    snapshots = [
+        Snapshot(at, Counters(), Counters(codes[at], broken=sum(broken.get(at, {}).values()))) for at in sorted(codes)
+    ]
     pairs = [pair for pair in itertools.pairwise(snapshots) if pair[1].at - pair[0].at < 1.5 * step]
     return tuple(window for window in (between(*pair) for pair in pairs) if isinstance(window, Window))
 
 
-def _counters(
-    preset: Preset, revision: str, codes: list[Sample], buckets: list[Sample], resets: list[Sample]
-) -> Counters:
-    def own(samples: list[Sample]) -> list[Sample]:
-        return [sample for sample in samples if sample.labels.get(preset.revision) == revision]
+async def refusals(
+    prometheus: PrometheusClient, preset: Preset, *, service: str, namespace: str, side: str, at: float
+) -> dict[str, str]:
+    """Why Prometheus refuses queries of one's own, by metric; that one gives nothing yet is no refusal."""
+    fill = partial(filled, side=side, service=service, namespace=namespace, window_seconds=60)
+    refused = {}
+    for name, templates in _templates(preset).items():
+        for template in templates:
+            try:
+                await prometheus.instant(fill(template), at)
+            except PrometheusQueryError as error:
+                refused[name] = str(error)
+    return refused
 
-    return Counters(
-        codes={sample.labels.get(preset.code, ""): sample.value for sample in own(codes)},
-        buckets={str(float(sample.labels["le"]) / preset.unit): sample.value for sample in own(buckets)},
-        resets=sum(sample.value for sample in own(resets)),
-    )
+
+async def _own(
+    prometheus: PrometheusClient, preset: Preset, fill: Callable[[str], str], at: float
+) -> dict[str, tuple[float, ...] | str]:
+    """The numbers of one side's own queries by metric, or why there are none."""
+
+    async def one(templates: Sequence[str]) -> tuple[float, ...] | str:
+        found = await asyncio.gather(*(_number(prometheus, fill(template), at) for template in templates))
+        reasons = [each for each in found if isinstance(each, str)]
+        return reasons[0] if reasons else tuple(each for each in found if not isinstance(each, str))
+
+    asked = _templates(preset)
+    return dict(zip(asked, await asyncio.gather(*map(one, asked.values())), strict=True))
+
+
+def _templates(preset: Preset) -> dict[str, tuple[str, ...]]:
+    """Each own metric's queries: of counts events and total, of a gauge its value."""
+    found: dict[str, tuple[str, ...]] = {}
+    if preset.errors is not None:
+        found["errors"] = (preset.errors.events, preset.errors.total)
+    for metric in preset.own:
+        found[metric.name] = (metric.value,) if isinstance(metric, OwnGauge) else (metric.events, metric.total)
+    return found
+
+
+async def _number(prometheus: PrometheusClient, query: str, at: float) -> float | str:
+    """The one value of a query, or why there is none."""
+    try:
+        samples = await prometheus.instant(query, at)
+    except PrometheusQueryError as error:
+        return str(error)
+    if len(samples) > 1:
+        return f"{query} gives {len(samples)} series, not one: wrap it in sum() or avg()"
+    return samples[0].value if samples else f"{query} gives nothing; where that means none, append: or vector(0)"
+
+
+def _of(preset: Preset, side: str, samples: Iterable[Sample]) -> list[Sample]:
+    return [sample for sample in samples if sample.labels.get(preset.side_label) == side]
+
+
+def _codes(preset: Preset, side: str, samples: Iterable[Sample]) -> dict[str, float]:
+    return {sample.labels.get(preset.code, ""): sample.value for sample in _of(preset, side, samples)}
+
+
+def _buckets(preset: Preset, side: str, samples: Iterable[Sample]) -> dict[str, float]:
+    return {str(float(sample.labels["le"]) / preset.unit): sample.value for sample in _of(preset, side, samples)}
+
+
+def _split(events: float, total: float) -> dict[str, float]:
+    """Failed requests and others as if by status code."""
+    return {"500": events, "200": total - events}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ml_lifecycle.canary.evidence import Side
+from ml_lifecycle.canary.own_metrics import own_report
 from ml_lifecycle.kserve.look import p95_ms
 from ml_lifecycle.kserve.revisions import Service
 from ml_lifecycle.kserve.rollout import Decision, RolloutState, Step
@@ -41,6 +42,7 @@ def _step_report(step: Step) -> dict[str, Any]:
         "looks": step.looks,
         "canary": _side_report(step.seen.canary),
         "stable": _side_report(step.seen.stable),
+        "own_metrics": own_report(step.seen),
         "verdict": step.verdict,
         "reason": step.reason,
     }

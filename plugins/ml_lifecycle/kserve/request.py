@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from ml_lifecycle.canary.own_metrics import CountsLimits, GaugeLimits, OwnLimits
 from ml_lifecycle.canary.plan import Gate, Plan
 from ml_lifecycle.canary.verdict import Limits
-from ml_lifecycle.settings import Connections, ModelName, Rollout, Serving, Settings, Step
+from ml_lifecycle.settings import Connections, ModelName, OwnCounts, OwnGauge, Rollout, Serving, Settings, Step
 
 # Blue-green: nobody's traffic until the checks have passed, then everybody's.
 _AFTER_THE_CHECKS = Step(percent=0, dwell_seconds=0.001)
@@ -83,6 +84,7 @@ class RolloutRequest(BaseModel):
             latency_quantile=rollout.latency_quantile,
             latency_ratio=rollout.latency_ratio,
             latency_floor_seconds=rollout.latency_floor_seconds,
+            own={metric.name: _own_limits(metric) for metric in rollout.own_metrics},
         )
 
     @property
@@ -97,3 +99,9 @@ class RolloutRequest(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """JSON of it."""
         return self.model_dump(mode="json")
+
+
+def _own_limits(metric: OwnCounts | OwnGauge) -> OwnLimits:
+    if isinstance(metric, OwnGauge):
+        return GaugeLimits(metric.tolerance, metric.harm)
+    return CountsLimits(metric.harm, metric.margin, metric.floor)

@@ -1,79 +1,159 @@
-"""The queries of each data plane, and the counters read from their answers."""
+"""What Prometheus answers, as counters of both sides; what it does not answer, as reasons."""
 
 import pytest
 
-from ml_lifecycle.kserve.queries import PRESETS, history, queries, snapshot
+from ml_lifecycle.kserve.data_planes import PRESETS, source
+from ml_lifecycle.kserve.queries import history, refusals, snapshot
 from ml_lifecycle.prometheus.client import Sample, Series
+from ml_lifecycle.prometheus.exceptions import PrometheusQueryError
+from ml_lifecycle.settings import Rollout
+
+OWN = source(
+    Rollout(
+        errors={"events": "failed($side)", "total": "all($side)"},
+        own_metrics=[
+            {"kind": "counts", "name": "sold", "events": "sold($side)", "total": "seen($side)"},
+            {"kind": "gauge", "name": "score", "value": "score($side)", "tolerance": 0.1},
+        ],
+    )
+)
 
 
-@pytest.mark.parametrize("preset", list(PRESETS))
-def test_both_sides_come_from_one_query_time(preset):
-    asked = queries(PRESETS[preset], service="digits", namespace="models", window_seconds=5.2)
-    for query in (asked.codes, asked.buckets, asked.resets):
-        assert "digits-predictor" in query
-        assert '="models"' in query
-    assert "[5s]" in asked.resets
+async def look(prometheus, preset, at=7.0, window_seconds=5.0):
+    sides = {"service": "digits", "namespace": "models", "canary": "new", "stable": "old"}
+    return await snapshot(prometheus, preset, **sides, at=at, window_seconds=window_seconds)
 
 
 class Answering:
-    def __init__(self, preset):
-        self.preset, self.times = preset, set()
+    """A data plane, and metrics of one's own where `own` (query → values) has them."""
+
+    def __init__(self, preset, own=()):
+        self.preset, self.own, self.times, self.asked = preset, dict(own), set(), []
 
     async def instant(self, query, at):
         self.times.add(at)
+        self.asked.append(query)
         p = self.preset
+        if query in self.own:
+            answer = self.own[query]
+            if isinstance(answer, Exception):
+                raise answer
+            return [Sample({}, value, at) for value in answer]
         if "resets(" in query:
-            return [Sample({p.revision: "old"}, 1.0, at)]
+            return [Sample({p.side_label: "old"}, 1.0, at)]
         if p.bucket in query:
             top = 0.1 * p.unit
-            return [Sample({p.revision: "new", "le": le}, 3.0, at) for le in (f"{top:g}", "+Inf")]
+            return [Sample({p.side_label: "new", "le": le}, 3.0, at) for le in (f"{top:g}", "+Inf")]
         return [
-            Sample({p.revision: "new", p.code: "200"}, 3.0, at),
-            Sample({p.revision: "old", p.code: "500"}, 2.0, at),
+            Sample({p.side_label: "new", p.code: "200"}, 3.0, at),
+            Sample({p.side_label: "old", p.code: "500"}, 2.0, at),
         ]
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))
-async def test_answers_become_counters_in_seconds(preset):
+async def test_answers_of_one_moment_become_counters_in_seconds(preset):
     prometheus = Answering(PRESETS[preset])
-    found = await snapshot(
-        prometheus,
-        PRESETS[preset],
-        service="digits",
-        namespace="models",
-        canary="new",
-        stable="old",
-        at=7.0,
-        window_seconds=5,
-    )
-    assert prometheus.times == {7.0}
-    assert found.canary.codes == {"200": 3.0}
+    found = await look(prometheus, PRESETS[preset])
+    assert prometheus.times == {found.at} == {5.0}
+    assert sum(found.canary.codes.values()) == 3.0
     assert {float(le) for le in found.canary.buckets} == {0.1, float("inf")}
-    assert (found.stable.codes, found.stable.resets) == ({"500": 2.0}, 1.0)
+    assert (sum(found.stable.codes.values()), found.stable.broken) == (2.0, 1.0)
+
+
+async def test_the_window_reaches_back_to_where_the_last_look_read():
+    prometheus = Answering(PRESETS["istio"])
+    first = await look(prometheus, PRESETS["istio"], at=100.0)
+    await look(prometheus, PRESETS["istio"], at=130.0, window_seconds=130.0 - first.at)
+    assert "offset 30000ms" in prometheus.asked[-1] + prometheus.asked[-2] + prometheus.asked[-3]
+
+
+ANSWERS = {
+    "failed(new)": [1.0],
+    "all(new)": [10.0],
+    "failed(old)": [2.0],
+    "all(old)": [90.0],
+    "sold(new)": [4.0],
+    "seen(new)": [9.0],
+    "sold(old)": [40.0],
+    "seen(old)": [90.0],
+    "score(new)": [0.5],
+    "score(old)": [0.6],
+}
+
+
+async def test_own_queries_are_asked_for_each_side_at_the_same_moment():
+    prometheus = Answering(OWN, ANSWERS)
+    found = await look(prometheus, OWN)
+    assert prometheus.times == {5.0}
+    assert found.canary.codes == {"500": 1.0, "200": 9.0}
+    assert found.canary.own == {"sold": (4.0, 9.0), "score": (0.5,)}
+    assert found.stable.own == {"sold": (40.0, 90.0), "score": (0.6,)}
+    assert not found.canary.silent
+
+
+@pytest.mark.parametrize(
+    ("query", "answer", "metric", "reason"),
+    [
+        ("sold(new)", [], "sold", "sold(new) gives nothing"),
+        ("score(new)", [0.1, 0.2], "score", "score(new) gives 2 series, not one: wrap it in sum() or avg()"),
+        ("seen(new)", PrometheusQueryError("Prometheus refuses 'seen(new)'"), "sold", "Prometheus refuses 'seen(new)'"),
+        ("failed(new)", [], "errors", "failed(new) gives nothing"),
+    ],
+)
+async def test_a_query_that_gives_no_number_says_why(query, answer, metric, reason):
+    found = await look(Answering(OWN, ANSWERS | {query: answer}), OWN)
+    assert reason in found.canary.silent[metric]
+    assert metric not in found.canary.own
+    assert not found.stable.silent
+
+
+async def test_refused_queries_are_known_by_the_metrics_name():
+    refused = {"seen(old)": PrometheusQueryError("bad PromQL"), "score(old)": []}
+    found = await refusals(
+        Answering(OWN, ANSWERS | refused), OWN, service="digits", namespace="models", side="old", at=1.0
+    )
+    assert found == {"sold": "bad PromQL"}
 
 
 class Remembering:
-    """Sixty requests a minute with an error at minute 2; a scrape is missing at minute 4, a restart before minute 6."""
+    """Sixty requests a minute with an error at minute 2; a scrape is missing at minute 4, a restart before minute 6.
+
+    Minute 8 is the first of a pod that was lost before: its counter is not new.
+    """
+
+    minutes = (0, 1, 2, 3, 5, 6, 7, 8)
 
     async def range(self, query, start, end, step):
-        p, minutes = PRESETS["knative_otel"], [0, 1, 2, 3, 5, 6, 7]
-        times = tuple(start + step * minute for minute in minutes)
-        good = tuple(60.0 * (minute if minute < 6 else minute - 6) for minute in minutes)
+        p = PRESETS["knative_otel"]
+        times = tuple(start + step * minute for minute in self.minutes)
+        if "resets(" in query:
+            return [Series({p.side: "old"}, times[-1:], (1.0,))]
+        good = (*(60.0 * minute for minute in (0, 1, 2, 3, 5, 0, 1)), 9000.0)
         return [
-            Series({p.revision: "old", p.code: "200"}, times, good),
-            Series({p.revision: "old", p.code: "500"}, times[2:5], (1.0, 1.0, 1.0)),
-            Series({p.revision: "older", p.code: "500"}, times, good),
+            Series({p.side: "old", p.code: "200"}, times, good),
+            Series({p.side: "old", p.code: "500"}, times[2:5], (1.0, 1.0, 1.0)),
+            Series({p.side: "older", p.code: "500"}, times, good),
         ]
 
 
-async def test_the_history_is_the_stable_revisions_own_without_gaps_and_restarts():
+async def remembered(prometheus, preset):
     windows = await history(
-        Remembering(), PRESETS["knative_otel"], service="digits", namespace="models", stable="old", end=600, step=60
+        prometheus, preset, service="digits", namespace="models", stable="old", end=600, step=60, looks=8
     )
-    assert [(window.stable.requests, window.stable.errors) for window in windows] == [
-        (60, 0),
-        (61, 1),
-        (60, 0),
-        (60, 0),
-    ]
     assert not any(window.canary.requests for window in windows)
+    return [(window.stable.requests, window.stable.errors) for window in windows]
+
+
+async def test_the_history_is_the_stable_sides_own_without_gaps_and_restarts():
+    assert await remembered(Remembering(), PRESETS["knative_otel"]) == [(60, 0), (61, 1), (60, 0), (60, 0)]
+
+
+class RememberingOwn:
+    async def range(self, query, start, end, step):
+        times = tuple(start + step * minute for minute in range(4))
+        values = {"failed(old)": (0.0, 1.0, 1.0, 4.0), "all(old)": (0.0, 50.0, 120.0, 180.0)}
+        return [Series({}, times, values[query])] if query in values else []
+
+
+async def test_the_history_of_own_error_queries():
+    assert await remembered(RememberingOwn(), OWN) == [(50, 1), (70, 0), (60, 3)]

@@ -1,98 +1,73 @@
-"""The rollout's queries through a real Prometheus that scrapes Knative's metrics."""
+"""The rollout's queries through a real Prometheus that scrapes what each data plane shows."""
 
 import asyncio
-import http.server
 import shutil
 import socket
 import subprocess
-import threading
 import time
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
+from ml_lifecycle.canary.evidence import Counts, Readings
 from ml_lifecycle.canary.snapshot import Gap, between
-from ml_lifecycle.kserve.queries import PRESETS, snapshot
+from ml_lifecycle.kserve.data_planes import PRESETS, source
+from ml_lifecycle.kserve.queries import history, refusals, snapshot
 from ml_lifecycle.prometheus.client import PrometheusClient
 from ml_lifecycle.prometheus.exceptions import PrometheusError, PrometheusQueryError
+from ml_lifecycle.settings import Rollout
+from tests.unit.prometheus.expositions import CANARY, EXPOSITIONS, STABLE, knative_otel, pod, target
 
-pytestmark = pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not on PATH")
-PRESET = PRESETS["knative_otel"]
+pytestmark = [
+    pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not on PATH"),
+    pytest.mark.slow,
+]
+LAG = 0.5  # a scrape of these targets takes less
+OTEL = replace(PRESETS["knative_otel"], lag_seconds=LAG)
+SIDES = {"service": "digits", "namespace": "models"}
 
 
-class Exposition:
-    """What is scraped: requests of both revisions by status code, all of them below 10 ms."""
+class World:
+    """What is scraped, and the Prometheus that scrapes it four times a second."""
 
-    def __init__(self):
-        self.requests = {("new", "200"): 0, ("old", "200"): 100}
+    def __init__(self, text):
+        self.text = text
 
-    def text(self):
-        lines = []
-        for (revision, code), count in self.requests.items():
-            labels = (
-                f'kn_revision_name="{revision}",kn_configuration_name="digits-predictor",k8s_namespace_name="models"'
+    @contextmanager
+    def prometheus(self, folder, *, seconds=0.0):
+        with target(lambda: self.text(), seconds=seconds) as scraped, socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+            probe.close()
+            configuration = folder / "prometheus.yml"
+            configuration.write_text(
+                "global: {scrape_interval: 250ms, scrape_timeout: 240ms}\n"
+                f"scrape_configs: [{{job_name: plane, static_configs: [{{targets: ['127.0.0.1:{scraped}']}}]}}]\n"
             )
-            labels += f',http_response_status_code="{code}"'
-            for le in ("0.005", "0.01", "+Inf"):
-                below = 0 if le == "0.005" else count
-                lines.append(f'kn_serving_invocation_duration_seconds_bucket{{{labels},le="{le}"}} {below}')
-            lines.append(f"kn_serving_invocation_duration_seconds_count{{{labels}}} {count}")
-        return ("\n".join(lines) + "\n").encode()
+            process = subprocess.Popen(
+                ["prometheus", f"--config.file={configuration}", f"--storage.tsdb.path={folder / 'data'}"]
+                + [f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
+            )
+            try:
+                yield f"http://127.0.0.1:{port}"
+            finally:
+                process.terminate()
+                process.wait(10)
 
 
-@pytest.fixture
-def exposition():
-    return Exposition()
+async def look(client, preset, since=None, at=None):
+    """A snapshot now; `since` is the one before."""
+    at = time.time() if at is None else at
+    window = at - since.at if since else 30
+    return await snapshot(client, preset, **SIDES, canary=CANARY, stable=STABLE, at=at, window_seconds=window)
 
 
-@pytest.fixture
-def prometheus(tmp_path, exposition):
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.end_headers()
-            self.wfile.write(exposition.text())
-
-        def log_message(self, *_):
-            pass
-
-    target = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=target.serve_forever, daemon=True).start()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    configuration = tmp_path / "prometheus.yml"
-    configuration.write_text(
-        "global: {scrape_interval: 250ms, scrape_timeout: 200ms}\n"
-        f"scrape_configs: [{{job_name: ingress, static_configs: [{{targets: ['127.0.0.1:{target.server_port}']}}]}}]\n"
-    )
-    process = subprocess.Popen(
-        ["prometheus", f"--config.file={configuration}", f"--storage.tsdb.path={tmp_path / 'data'}"]
-        + [f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
-    )
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(10)
-        target.shutdown()
-        target.server_close()
-
-
-async def look(client, wanted):
-    """The snapshot once `wanted(snapshot)`; the test's patience is 20 s."""
+async def until(read, wanted):
+    """What `read` gives once `wanted` is true of it; the test's patience is 20 s."""
     for _ in range(100):
         try:
-            found = await snapshot(
-                client,
-                PRESET,
-                service="digits",
-                namespace="models",
-                canary="new",
-                stable="old",
-                at=time.time(),
-                window_seconds=30,
-            )
+            found = await read()
             if wanted(found):
                 return found
         except PrometheusError:
@@ -101,21 +76,194 @@ async def look(client, wanted):
     raise AssertionError("Prometheus never showed it")
 
 
-@pytest.mark.slow
-async def test_a_window_of_both_revisions_first_errors_and_resets(prometheus, exposition):
-    async with PrometheusClient(prometheus) as client:
-        before = await look(client, lambda found: found.stable.codes.get("200") == 100)
-        exposition.requests |= {("new", "200"): 20, ("new", "503"): 3, ("old", "200"): 180}
-        after = await look(client, lambda found: found.canary.codes.get("503") == 3)
-        window = between(before, after)
-        assert (window.canary.requests, window.canary.errors, window.stable.requests) == (23, 3, 80)
-        assert window.canary.latency.quantile(0.95) == pytest.approx(0.01, abs=0.001)
+OWN_ERRORS = {
+    "events": 'sum(our_failures_total{namespace="$namespace",pod=~"$pods"})',
+    "total": 'sum(request_predict_seconds_count{namespace="$namespace",pod=~"$pods"})',
+}
 
-        exposition.requests |= {("old", "200"): 7}
-        reset = await look(client, lambda found: found.stable.codes.get("200") == 7)
-        assert isinstance(between(after, reset), Gap)
 
-        series = await client.range("kn_serving_invocation_duration_seconds_count", time.time() - 5, time.time(), 1)
-        assert {item.labels["kn_revision_name"] for item in series} == {"new", "old"}
-        with pytest.raises(PrometheusQueryError, match="sum by"):
-            await client.instant("sum by (", time.time())
+async def test_every_preset_counts_both_sides_and_first_errors(tmp_path):
+    """Whatever else a data plane reports of the same request, or of others', each is counted once."""
+    requests = {STABLE: {"200": 100}, CANARY: {"200": 1}}
+    presets = {name: source(Rollout(metrics=name, lag_seconds=LAG)) for name in PRESETS if name != "kserve"}
+    presets["kserve"] = source(Rollout(metrics="kserve", errors=OWN_ERRORS, lag_seconds=LAG))
+    world = World(lambda: "".join(show(requests) for show in EXPOSITIONS.values()))
+    with world.prometheus(tmp_path) as url:
+        async with PrometheusClient(url) as client:
+            async with asyncio.TaskGroup() as group:
+                before = {
+                    name: group.create_task(
+                        until(lambda p=preset: look(client, p), lambda found: sum(found.stable.codes.values()) == 100)
+                    )
+                    for name, preset in presets.items()
+                }
+            requests[CANARY] = {"200": 21, "503": 3}
+            requests[STABLE] = {"200": 179, "404": 1}
+            for name, preset in presets.items():
+                old = before[name].result()
+                new = await until(
+                    lambda p=preset, o=old: look(client, p, o), lambda found: sum(found.canary.codes.values()) == 24
+                )
+                window = between(old, new)
+                assert not isinstance(window, Gap), f"{name}: {window.reason}"
+                assert (window.canary.requests, window.canary.errors) == (23, 3), name
+                assert (window.stable.requests, window.stable.errors) == (80, 0), name
+                assert window.canary.latency.quantile(0.95) == pytest.approx(0.01, abs=0.001), name
+                assert (window.canary.latency.total, window.stable.latency.total) == (23, 80), name
+
+
+OWN = source(
+    Rollout(
+        lag_seconds=LAG,
+        own_metrics=[
+            {
+                "kind": "counts",
+                "name": "sold",
+                "events": 'sum(sold_total{side="$side"}) or vector(0)',
+                "total": 'sum(seen_total{side="$side",namespace="$namespace"})',
+            },
+            {"kind": "gauge", "name": "score", "value": 'avg(score{side="$side"})', "tolerance": 0.1},
+            {"kind": "gauge", "name": "smooth", "value": 'avg_over_time(score{side="$side"}[$window])', "tolerance": 1},
+            {"kind": "gauge", "name": "typo", "value": 'sum(scores{side="$side"})', "tolerance": 1},
+            {"kind": "gauge", "name": "many", "value": 'seen_total or sold_total{side="$side"}', "tolerance": 1},
+            {"kind": "gauge", "name": "broken", "value": 'sum by (score{side="$side"})', "tolerance": 1},
+            {"kind": "gauge", "name": "undefined", "value": 'sum(score{side="$side"}) * NaN', "tolerance": 1},
+        ],
+    )
+)
+
+
+async def test_metrics_of_ones_own_are_read_or_say_why_not(tmp_path):
+    own = {"sold": {}, "seen": {CANARY: 10, STABLE: 90}, "score": {CANARY: 0.7, STABLE: 0.8}}
+
+    def text():
+        requests = {side: {"200": own["seen"][side]} for side in (CANARY, STABLE)}
+        lines = [f'score{{side="{side}"}} {value}' for side, value in own["score"].items()]
+        lines += [f'sold_total{{side="{side}"}} {value}' for side, value in own["sold"].items()]
+        lines += [f'seen_total{{side="{side}",namespace="models"}} {value}' for side, value in own["seen"].items()]
+        return "\n".join([*lines, knative_otel(requests)])
+
+    with World(text).prometheus(tmp_path) as url:
+        async with PrometheusClient(url) as client:
+            before = await until(lambda: look(client, OWN), lambda found: "score" in found.stable.own)
+            own |= {
+                "sold": {CANARY: 2, STABLE: 8},
+                "seen": {CANARY: 30, STABLE: 190},
+                "score": {CANARY: 0.6, STABLE: 0.8},
+            }
+            after = await until(
+                lambda: look(client, OWN, before), lambda found: found.canary.own.get("sold") == (2.0, 30.0)
+            )
+            window = between(before, after)
+            assert window.own["sold"] == Counts(20, 2, 100, 8)
+            assert window.own["score"] == Readings(1, 0.6, 0.8)
+            assert 0.6 <= window.own["smooth"].canary <= 0.7
+            assert set(window.silent) == {"typo", "many", "broken", "undefined"}
+            assert "gives nothing" in window.silent["typo"]
+            assert "series, not one" in window.silent["many"]
+            assert "parse error" in window.silent["broken"]
+            assert "no finite number on the canary side" in window.silent["undefined"]
+
+            refused = await refusals(client, OWN, **SIDES, side=STABLE, at=time.time())
+            assert list(refused) == ["broken"]
+            with pytest.raises(PrometheusQueryError, match="sum by"):
+                await client.instant("sum by (", time.time())
+
+
+async def test_a_scrape_gap_is_no_traffic_on_either_end(tmp_path):
+    """The series go and come back with all they have counted: neither must look like requests of one look."""
+    requests = {STABLE: {"200": 5000}, CANARY: {"200": 500}}
+    world = World(lambda: knative_otel(requests))
+    with world.prometheus(tmp_path) as url:
+        async with PrometheusClient(url) as client:
+            before = await until(lambda: look(client, OTEL), lambda found: bool(found.stable.codes))
+            world.text = str  # an empty answer: 503
+            lost = await until(lambda: look(client, OTEL, before), lambda found: not found.stable.codes)
+            assert isinstance(between(before, lost), Gap)
+            requests[STABLE]["200"] += 7
+            world.text = lambda: knative_otel(requests)
+            back = await until(lambda: look(client, OTEL, lost), lambda found: bool(found.stable.codes))
+            gap = between(lost, back)
+            assert isinstance(gap, Gap)
+            assert "not scraped throughout" in gap.reason
+            requests[STABLE]["200"] += 11
+            after = await until(lambda: look(client, OTEL, back), lambda found: found.stable.codes["200"] == 5018)
+            assert between(back, after).stable.requests == 11
+
+
+async def test_a_reset_or_a_lost_pod_is_seen_though_the_sum_grows(tmp_path):
+    counts = {"x2kvq": 100, "b7dwz": 1000}
+    preset = replace(PRESETS["ml_serving"], lag_seconds=LAG)
+
+    def text():
+        return "".join(
+            f'ml_serving_requests_total{{namespace="models",pod="{pod(STABLE)[:-5]}{name}",'
+            f'endpoint="/v2/models/{{name}}/infer",code="200"}} {count}\n'
+            for name, count in counts.items()
+        )
+
+    with World(text).prometheus(tmp_path) as url:
+        async with PrometheusClient(url) as client:
+
+            async def sees(total, since):
+                def wanted(found):
+                    return found.stable.codes.get("200") == total
+
+                return await until(lambda: look(client, preset, since), wanted)
+
+            before = await sees(1100, None)
+            counts |= {"x2kvq": 40, "b7dwz": 1500}  # the first has started again
+            reset = await sees(1540, before)
+            assert isinstance(between(before, reset), Gap)
+            await asyncio.sleep(4)  # the next looks are closer together, so the reset is over for them
+            grown = await sees(1540, reset)
+            counts["b7dwz"] = 1700
+            calm = await sees(1740, grown)
+            assert between(grown, calm).stable.requests == 200
+            del counts["x2kvq"]
+            counts["b7dwz"] = 2000
+            scaled = await sees(2000, calm)
+            assert isinstance(between(calm, scaled), Gap)
+            counts["b7dwz"], counts["zzzzz"] = 2010, 5  # a new pod counts in full
+            assert between(scaled, await sees(2015, scaled)).stable.requests == 15
+
+
+async def test_a_look_never_splits_a_scrape(tmp_path):
+    """A scrape takes 150 ms here and is dated from its begin: without a lag the same moment reads differently later."""
+    started = time.time()
+
+    def text():
+        done = round(1000 * (time.time() - started))
+        return knative_otel({STABLE: {"200": done}, CANARY: {"200": done}})
+
+    eager = replace(OTEL, lag_seconds=0.0)
+    with World(text).prometheus(tmp_path, seconds=0.15) as url:
+        async with PrometheusClient(url) as client:
+            await until(lambda: look(client, OTEL), lambda found: bool(found.stable.codes))
+            changed = 0
+            for _ in range(20):
+                at = time.time()
+                first, hasty = await asyncio.gather(look(client, OTEL, at=at), look(client, eager, at=at))
+                assert first.canary.codes == first.stable.codes
+                assert first.canary.codes["200"] == first.canary.buckets["inf"]
+                await asyncio.sleep(0.3)
+                assert await look(client, OTEL, at=at) == first
+                changed += (await look(client, eager, at=at)).stable != hasty.stable
+            assert changed
+
+
+async def test_the_history_is_read_as_the_looks_are(tmp_path):
+    started = time.time()
+
+    def text():
+        done = round(100 * (time.time() - started))
+        return knative_otel({STABLE: {"200": done, "500": done // 10}})
+
+    with World(text).prometheus(tmp_path) as url:
+        async with PrometheusClient(url) as client:
+            await until(lambda: look(client, OTEL), lambda found: bool(found.stable.codes))
+            await asyncio.sleep(4)
+            windows = await history(client, OTEL, **SIDES, stable=STABLE, end=time.time(), step=1, looks=3)
+            assert len(windows) == 3
+            requests = sum(window.stable.requests for window in windows)
+            assert sum(window.stable.errors for window in windows) == pytest.approx(requests / 11, abs=3)

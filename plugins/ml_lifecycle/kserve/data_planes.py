@@ -1,0 +1,163 @@
+"""What each source of metrics calls requests, their status and duration; the PromQL of one look at both sides. Pure.
+
+A side is a revision in Knative mode and a Kubernetes Service in Standard mode; sources that know pods only tell the
+sides by the pods' names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ml_lifecycle.settings import CountQueries, OwnCounts, OwnGauge, Rollout
+
+# How long a series that a gap has hidden is known: one that comes back later counts as new.
+_MEMORY = "1h"
+_SIDE = "side"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The names of one source's metrics.
+
+    `count` and `bucket` are a counter of requests and a histogram of their duration, `unit` one second in its bounds.
+    `side` is the label whose value names a side, or with `by_pod` its pods; `only` selects what counts once for each
+    request of a user. A rollout's own queries and its lag come with it: see `source`.
+    """
+
+    count: str
+    bucket: str
+    side: str
+    namespace: str
+    code: str
+    only: str = ""
+    by_pod: bool = False
+    unit: float = 1.0
+    errors: CountQueries | None = None
+    own: tuple[OwnCounts | OwnGauge, ...] = ()
+    lag_seconds: float = 2.0
+
+    @property
+    def side_label(self) -> str:
+        """The label that names the side in the answers."""
+        return _SIDE if self.by_pod else self.side
+
+
+PRESETS: Mapping[str, Preset] = {
+    # Knative Serving 1.19 and newer: queue-proxy's OpenTelemetry metrics.
+    "knative_otel": Preset(
+        count="kn_serving_invocation_duration_seconds_count",
+        bucket="kn_serving_invocation_duration_seconds_bucket",
+        side="kn_revision_name",
+        namespace="k8s_namespace_name",
+        code="http_response_status_code",
+    ),
+    # Knative Serving before 1.19.
+    "knative_queue_proxy": Preset(
+        count="revision_app_request_count",
+        bucket="revision_app_request_latencies_bucket",
+        side="revision_name",
+        namespace="namespace_name",
+        code="response_code",
+        unit=1000.0,
+    ),
+    # Istio, as the gateway or the caller's sidecar counts: the server's sidecar reports the same request once more. In
+    # Knative mode the way over the local gateway is reported under that gateway's name, so it does not count twice.
+    "istio": Preset(
+        count="istio_requests_total",
+        bucket="istio_request_duration_milliseconds_bucket",
+        side="destination_service_name",
+        namespace="destination_service_namespace",
+        code="response_code",
+        only='reporter="source"',
+        unit=1000.0,
+    ),
+    # The serving image of this package, behind any gateway; without its probes.
+    "ml_serving": Preset(
+        count="ml_serving_requests_total",
+        bucket="ml_serving_request_duration_seconds_bucket",
+        side="pod",
+        namespace="namespace",
+        code="code",
+        only='endpoint=~".*(infer|predict).*"',
+        by_pod=True,
+    ),
+    # KServe's own servers (sklearn, xgboost, huggingface and others): durations of predictions, no errors.
+    "kserve": Preset(
+        count="request_predict_seconds_count",
+        bucket="request_predict_seconds_bucket",
+        side="pod",
+        namespace="namespace",
+        code="",
+        by_pod=True,
+    ),
+}
+
+
+def source(rollout: Rollout, *, standard: bool = False) -> Preset:
+    """The preset that a rollout's settings choose, else the usual one of the mode, with the settings' own queries."""
+    name = rollout.metrics or ("istio" if standard else "knative_otel")
+    return replace(PRESETS[name], errors=rollout.errors, own=rollout.own_metrics, lag_seconds=rollout.lag_seconds)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """PromQL of one look, by side: requests by status code, by bucket, and the number of broken series.
+
+    Broken is a counter that was reset, and one that was lost or has come back: its sum would miss or invent requests.
+    """
+
+    codes: str
+    buckets: str
+    broken: str
+
+
+def queries(preset: Preset, *, namespace: str, sides: Sequence[str], window_seconds: float) -> Queries:
+    """Cumulative, so that the differences of two looks are exact."""
+    names = _pods(sides) if preset.by_pod else "|".join(sides)
+    chosen = [f'{preset.namespace}="{namespace}"', f'{preset.side}=~"{names}"', *([preset.only] if preset.only else [])]
+    where = "{" + ",".join(chosen) + "}"
+    count, bucket = preset.count + where, preset.bucket + where
+    window = _milliseconds(window_seconds)
+    # A reset between the last look and the first sample after it shows only beside the sample before that look.
+    twice = _milliseconds(2 * window_seconds)
+    lost = f"{count} offset {window} unless {count}"
+    returned = f"({count} unless {count} offset {window}) and present_over_time({count}[{_MEMORY}] offset {window})"
+    broken = f"resets({count}[{twice}]) > 0 or ({lost}) or ({returned})"
+    return Queries(
+        codes=f"sum by ({_labels(preset, preset.code)}) ({_by_side(preset, count, sides)})",
+        buckets=f"sum by ({_labels(preset, 'le')}) ({_by_side(preset, bucket, sides)})",
+        broken=f"count by ({_labels(preset)}) ({_by_side(preset, broken, sides)})",
+    )
+
+
+def filled(template: str, *, side: str, service: str, namespace: str, window_seconds: float) -> str:
+    """A query of one's own for one side."""
+    values = {
+        "side": side,
+        "pods": _pods([side]),
+        "service": service,
+        "namespace": namespace,
+        "window": _milliseconds(window_seconds),
+    }
+    return re.sub(r"\$(side|pods|service|namespace|window)\b", lambda found: values[found[1]], template)
+
+
+def _pods(sides: Sequence[str]) -> str:
+    """The pods of a revision's or a Service's Deployment, and of no other whose name begins alike."""
+    return f"({'|'.join(sides)})-(deployment-)?[a-z0-9]+-[a-z0-9]{{5}}"
+
+
+def _by_side(preset: Preset, expression: str, sides: Sequence[str]) -> str:
+    if not preset.by_pod:
+        return expression
+    return f'label_replace({expression}, "{_SIDE}", "$1", "{preset.side}", "{_pods(sides)}")'
+
+
+def _labels(preset: Preset, *others: str) -> str:
+    return ",".join([preset.side_label, *filter(None, others)])
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{max(1, round(1000 * seconds))}ms"

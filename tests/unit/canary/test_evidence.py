@@ -1,0 +1,58 @@
+"""What a rollout remembers: windows add up in any order, JSON loses nothing, and it stays small."""
+
+import json
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ml_lifecycle.canary.evidence import MOST_LOOKS, Counts, Evidence, Readings, Side, SlowLimits, Window
+from ml_lifecycle.canary.histogram import Histogram
+
+BOUNDS = (0.01, 0.1)
+counts = st.integers(0, 1000)
+histograms = st.one_of(st.just(Histogram()), st.builds(lambda *n: Histogram(BOUNDS, n), counts, counts, counts))
+sides = st.builds(Side, counts, counts, histograms)
+own = st.fixed_dictionaries(
+    {},
+    optional={
+        "sold": st.builds(Counts, counts, counts, counts, counts),
+        "score": st.builds(Readings, st.integers(1, 3), st.integers(-9, 9).map(float), st.integers(-9, 9).map(float)),
+    },
+)
+windows = st.builds(Window, sides, sides, own, st.dictionaries(st.sampled_from(["sold", "score"]), st.text()))
+
+
+@given(windows, windows, windows)
+def test_windows_add_up_in_any_order(a, b, c):
+    assert a + b == b + a
+    assert (a + b) + c == a + (b + c)
+
+
+@given(st.lists(windows, max_size=8))
+@settings(deadline=None)
+def test_json_loses_nothing(seen):
+    evidence = Evidence()
+    for window in seen:
+        evidence = evidence.add(window, SlowLimits())
+    assert Evidence.from_json(json.loads(json.dumps(evidence.to_json()))) == evidence
+
+
+def test_what_was_written_before_there_were_own_metrics_still_loads():
+    window = Window(Side(3, 1, Histogram(BOUNDS, (1, 1, 1))), Side(9, 0, Histogram(BOUNDS, (9, 0, 0))))
+    evidence = Evidence().add(window, SlowLimits())
+    document = evidence.to_json()
+    assert set(document) == {"errors", "slow", "totals"}
+    assert set(document["totals"]) == {"canary", "stable"}
+    assert Evidence.from_json(document) == evidence
+
+
+def test_eight_metrics_of_ones_own_over_a_long_rollout_fit_an_annotation():
+    """Kubernetes takes 256 KiB of annotations; the looks are halved, and none is lost."""
+    evidence = Evidence()
+    for number in range(2 * MOST_LOOKS + 7):
+        looks = {f"gauge{i}": Readings(1, 0.123456789 + number, -98765.4321) for i in range(4)}
+        looks |= {f"counts{i}": Counts(123456, 1234, 7654321, 65432) for i in range(4)}
+        evidence = evidence.add(Window(Side(12345, 123), Side(123456, 1234), looks), SlowLimits())
+    assert all(len(looks) <= MOST_LOOKS for looks in (evidence.errors, *evidence.own.values()))
+    assert sum(look.looks for look in evidence.own["gauge0"]) == 2 * MOST_LOOKS + 7
+    assert len(json.dumps(evidence.to_json(), separators=(",", ":"))) < 240_000
