@@ -19,7 +19,7 @@ from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.rollout import Phase, begin_canary
 from ml_lifecycle.kserve.triggers import CanaryTrigger, CloseTrigger, RevisionReadyTrigger
 from ml_lifecycle.kubernetes.client import KubernetesClient
-from ml_lifecycle.kubernetes.resource import CONFIG_MAP, INFERENCE_SERVICE, LEASE
+from ml_lifecycle.kubernetes.resource import CONFIG_MAP, HTTP_ROUTE, INFERENCE_SERVICE, LEASE
 from ml_lifecycle.settings import parse_settings
 
 RUN = "roll_out_model/run"
@@ -58,10 +58,17 @@ class Behaviour:
 
 
 class Traffic:
-    """Counters per revision; every new query time stands for `requests` more requests, split as the status says."""
+    """Counters per revision; every new query time stands for `requests` more requests, split as the cluster says.
 
-    def __init__(self, store):
+    In Knative mode that is the status, and the metrics are Knative's; in Standard mode the HTTPRoute, and Istio's.
+    """
+
+    def __init__(self, store, mode="Knative"):
         self._store = store
+        self._mode = mode
+        knative = ("kn_revision_name", "http_response_status_code")
+        self._revision, self._code = knative if mode == "Knative" else ("destination_service_name", "response_code")
+        self._unit = 1 if mode == "Knative" else 1000
         self.requests = 200
         self.down = False
         self.behaviours = defaultdict(Behaviour)  # by revision
@@ -82,22 +89,33 @@ class Traffic:
                 return []
             if "_bucket" in query:
                 return [
-                    {"metric": {"kn_revision_name": name, "le": le}, "value": [time, str(count)]}
+                    {"metric": {self._revision: name, "le": self._bound(le)}, "value": [time, str(count)]}
                     for name, buckets in self.buckets.items()
                     for le, count in buckets.items()
                 ]
             return [
-                {"metric": {"kn_revision_name": name, "http_response_status_code": code}, "value": [time, str(count)]}
+                {"metric": {self._revision: name, self._code: code}, "value": [time, str(count)]}
                 for name, codes in self.codes.items()
                 for code, count in codes.items()
             ]
 
-    def _serve(self):
+    def _bound(self, le):
+        return le if le == "+Inf" else str(float(le) * self._unit)
+
+    def shares(self):
+        """Revision and percent of every entry of the traffic."""
+        if self._mode == "Standard":
+            route = self._store.find(HTTP_ROUTE, MODEL, NAMESPACE)
+            backends = route["spec"]["rules"][0]["backendRefs"] if route else []
+            return [(item["name"], item.get("weight", 100)) for item in backends]
         service = self._store.find(INFERENCE_SERVICE, MODEL, NAMESPACE) or {}
         traffic = service.get("status", {}).get("components", {}).get("predictor", {}).get("traffic", [])
-        for share in traffic:
-            name, count = share["revisionName"], round(self.requests * share["percent"] / 100)
-            self.served[name].append(share["percent"])
+        return [(item["revisionName"], item["percent"]) for item in traffic]
+
+    def _serve(self):
+        for name, percent in self.shares():
+            count = round(self.requests * percent / 100)
+            self.served[name].append(percent)
             behaviour = self.behaviours[name]
             failed = round(count * behaviour.errors)
             if count:
@@ -184,24 +202,28 @@ class World:
 
     def shares(self):
         """Revision to percent."""
-        return {item["revisionName"]: item["percent"] for item in self.component["traffic"] if item["percent"]}
+        return {name: percent for name, percent in self.traffic.shares() if percent}
 
     def is_clean(self):
         """Nothing of a rollout is left: no open canary, no Lease held, no golden cases."""
         service = self.service
         return (
-            (service is None or "canaryTrafficPercent" not in service["spec"]["predictor"])
+            (
+                service is None
+                or not ({"canaryTrafficPercent", "canary"} & {*service["spec"], *service["spec"]["predictor"]})
+            )
             and not self.lease["spec"].get("holderIdentity")
             and not self.store.list(CONFIG_MAP, NAMESPACE, "ml-lifecycle.io/model")
         )
 
 
 @contextmanager
-def world(tmp_path, monkeypatch, image=None):
+def world(tmp_path, monkeypatch, image=None, mode="Knative", **stand_in):
     """A running world; the Airflow connections lead to it. `image`: the folder in which its containers start."""
     images = {IMAGE: {"entrypoint": [sys.executable, "-S", "-c", SERVER], "cwd": str(image or tmp_path)}}
-    with KubernetesStandIn(tmp_path / "cluster", controllers=True, ingress_port=1, images=images) as stand_in:
-        traffic = Traffic(stand_in.store)
+    options = {"controllers": True, "ingress_port": 1, "images": images, "deployment_mode": mode, **stand_in}
+    with KubernetesStandIn(tmp_path / "cluster", **options) as stand_in:
+        traffic = Traffic(stand_in.store, mode)
         with fake_prometheus(traffic) as port:
             prometheus = {"conn_type": "http", "host": "127.0.0.1", "port": port}
             monkeypatch.setenv("AIRFLOW_CONN_PROMETHEUS_DEFAULT", json.dumps(prometheus))
