@@ -41,14 +41,9 @@ class GatewayController:
 
 
 def is_accepted(route: Object) -> bool:
-    """Whether a gateway routes by the route as it is now."""
-    generation = route["metadata"]["generation"]
-    return any(
-        (condition["type"], condition["status"], condition.get("observedGeneration"))
-        == ("Accepted", "True", generation)
-        for parent in (route.get("status") or {}).get("parents") or ()
-        for condition in parent["conditions"]
-    )
+    """Whether a gateway has taken the route, be it as it is now or as it was before the last change."""
+    parents = (route.get("status") or {}).get("parents") or ()
+    return bool(parents) and all(item["status"] != "False" for parent in parents for item in parent["conditions"])
 
 
 def _parent(route: Object, reference: Object, known: Mapping[str, Object]) -> dict[str, Any]:

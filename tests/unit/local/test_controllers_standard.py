@@ -63,12 +63,27 @@ class Cluster:
     def ready(self):
         return condition(self.service, "Ready") == "True"
 
+    def available(self):
+        """Every Deployment has all its replicas."""
+        return all(
+            item["spec"]["replicas"] == item["status"].get("availableReplicas", 0)
+            for item in self.store.list(DEPLOYMENT, "models")
+        )
+
     def names(self, kind):
         return {item["metadata"]["name"] for item in self.store.list(kind, "models")}
 
     def backends(self, route="digits-predictor"):
         found = self.store.find(HTTP_ROUTE, route, "models")
         return found and {item["name"]: item["weight"] for item in found["spec"]["rules"][0]["backendRefs"]}
+
+    def routes_are_taken(self):
+        """Every route's gateway says that it routes by the present weights."""
+        return all(
+            {item["observedGeneration"] for parent in route["status"]["parents"] for item in parent["conditions"]}
+            == {route["metadata"]["generation"]}
+            for route in self.store.list(HTTP_ROUTE, "models")
+        )
 
     def pods(self, deployment):
         pods = self.store.list(POD, "models", f"app=isvc.{deployment}")
@@ -182,9 +197,16 @@ async def test_a_canary_is_routed_once_it_is_ready_and_its_percent_moves_traffic
     assert cluster.status["canaryStatuses"] == [{"name": "v2", "ready": True, "trafficPercent": 20}]
     assert condition(cluster.service, "CanaryPredictorReady") == "True"
     pods = cluster.pods("digits-v2-predictor")
+    watch = cluster.store.subscribe(INFERENCE_SERVICE)
     cluster.serve(cluster.predictor("one"), (cluster.predictor("two", name="v2"), 50))
     await until(lambda: cluster.backends() == {"digits-predictor": 50, "digits-v2-predictor": 50})
     assert cluster.pods("digits-v2-predictor") == pods
+    async for _, service in watch:
+        assert condition(service, "Ready") == "True"
+        if service["metadata"]["generation"] == 3 and service["status"]["canaryStatuses"][0]["trafficPercent"] == 50:
+            break
+    watch.close()
+    await until(cluster.routes_are_taken)
 
 
 async def test_a_canary_that_never_becomes_ready_gets_no_traffic(cluster):
@@ -235,6 +257,28 @@ async def test_a_promotion_keeps_the_canarys_pods_and_the_hosts(cluster):
     assert cluster.status["components"]["predictor"]["url"] == "http://digits-predictor-models.localhost:8081"
     assert "canaryStatuses" not in cluster.status
     assert condition(cluster.service, "CanaryPredictorReady") is None
+
+
+@pytest.mark.parametrize("full", [True, False])
+async def test_a_promotion_is_seamless_only_if_the_canary_has_all_its_replicas_before(cluster, full):
+    stable = cluster.predictor("one", minReplicas=2)
+    cluster.serve(stable)
+    await until(cluster.ready)
+    cluster.serve(stable, (cluster.predictor("two", name="v2", minReplicas=2 if full else 1), 100))
+    await until(lambda: cluster.backends() == {"digits-predictor": 0, "digits-v2-predictor": 100})
+    await until(lambda: len(cluster.pods("digits-v2-predictor")) == (2 if full else 1))
+    await until(cluster.available)
+    watch, seen = cluster.store.subscribe(INFERENCE_SERVICE), set()
+    cluster.serve(cluster.predictor("two", name="v2", minReplicas=2))
+    await until(lambda: cluster.names(DEPLOYMENT) == {"digits-v2-predictor"} and cluster.available())
+    await until(lambda: cluster.backends() == {"digits-v2-predictor": 1} and cluster.ready())
+    last = cluster.service["metadata"]["resourceVersion"]
+    async for _, service in watch:
+        seen.add(condition(service, "Ready"))
+        if service["metadata"]["resourceVersion"] == last:
+            break
+    watch.close()
+    assert seen == ({"True"} if full else {"True", "False"})
 
 
 async def test_a_roll_back_ends_the_canary_and_nothing_else(cluster):
