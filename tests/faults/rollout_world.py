@@ -107,7 +107,8 @@ class Traffic:
         if self._mode == "Standard":
             route = self._store.find(HTTP_ROUTE, MODEL, NAMESPACE)
             backends = route["spec"]["rules"][0]["backendRefs"] if route else []
-            return [(item["name"], item.get("weight", 100)) for item in backends]
+            total = sum(item.get("weight", 1) for item in backends)
+            return [(item["name"], round(100 * item.get("weight", 1) / total)) for item in backends]
         service = self._store.find(INFERENCE_SERVICE, MODEL, NAMESPACE) or {}
         traffic = service.get("status", {}).get("components", {}).get("predictor", {}).get("traffic", [])
         return [(item["revisionName"], item["percent"]) for item in traffic]

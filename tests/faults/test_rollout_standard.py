@@ -139,7 +139,7 @@ async def test_trap_8_a_kserve_that_does_not_split_is_refused_before_users_are_t
     with world(tmp_path, monkeypatch, mode="Standard", splits_traffic=False) as cluster:
         cluster.version("1"), cluster.version("2")
         assert (await go_live(cluster, "1", "first"))["outcome"] == "promoted"
-        hasty = {"rollout.ready_timeout_minutes": 0.05, "rollout.strategy": strategy}
+        hasty = {"rollout.ready_timeout_minutes": 0.2, "rollout.strategy": strategy}
         ready = await open_and_wait(cluster, cluster.request("2", **hasty), "second")
         assert ready["status"] == "failed"
         assert "KServe does not split traffic in Standard mode here" in ready["reason"]

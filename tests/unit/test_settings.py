@@ -59,12 +59,11 @@ def test_overrides_do_not_change_the_variable() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ("rollout.steps", [10, 25, 50], "must be percents above 0 that rise strictly and end in 100"),
+        ("rollout.steps", [10, 25, 50], "must be percents that rise strictly and end in 100"),
         ("rollout.steps", [10, 50, 25, 100], "rise strictly"),
         ("rollout.steps", [10, 10, 100], "rise strictly"),
         ("rollout.steps", [], "end in 100"),
-        ("rollout.steps", [0, 100], "above 0"),
-        ("rollout.steps", [-5, 100], "above 0"),
+        ("rollout.steps", [-5, 100], "rise strictly"),
         ("rollout.steps", [50, 100, 150], "percents"),
         ("serving.min_replicas", 9, "min_replicas 9 must not exceed max_replicas 5"),
         ("serving.min_replicas", 0, "greater than or equal to 1"),

@@ -139,11 +139,11 @@ class RolloutClient:
     async def service(self, state: RolloutState) -> Service | None:
         """The InferenceService as it stands; None if absent."""
         found = await self.kubernetes.find(INFERENCE_SERVICE, state.service, state.request.namespace)
-        replaced = state.kind in (Kind.ROLLING, Kind.RETURN)
-        return None if found is None else await self._read(found, deployment=replaced)
+        replicas = state.kind in (Kind.ROLLING, Kind.RETURN) or state.decision is Decision.PROMOTED
+        return None if found is None else await self._read(found, deployment=replicas)
 
     async def _read(self, found: dict[str, Any], *, deployment: bool = False) -> Service:
-        """With what Standard mode keeps elsewhere: the HTTPRoute, and if it is asked for the predictor's Deployment."""
+        """With what Standard mode keeps elsewhere: the HTTPRoute, and if it is asked for the newest Deployment."""
         if not is_standard(found):
             return read(found)
         name, namespace = found["metadata"]["name"], found["metadata"]["namespace"]
@@ -276,9 +276,8 @@ class RolloutClient:
         """A canary that gets no place in the route in time fails: users' traffic has not been touched yet."""
         if not found.unrouted:
             return replace(state, unrouted_since=None), found
-        since = state.unrouted_since or self.now()
-        patience = min(_UNROUTED_SECONDS, 30 * state.request.rollout.ready_timeout_minutes)
-        if self.now() - since > patience:
+        since, limit = state.unrouted_since or self.now(), 60 * state.request.rollout.ready_timeout_minutes
+        if self.now() - since > min(_UNROUTED_SECONDS, limit / 4) or self.now() - state.opened_at > limit:
             reason = UNSPLITTABLE.format(service=state.service, revision=service.latest_created)
             found = replace(found, failed=True, reason=reason)
         return replace(state, unrouted_since=since), found
@@ -453,7 +452,7 @@ class RolloutClient:
 
     async def _acquire(self, request: RolloutRequest, annotations: dict[str, str | None]) -> None:
         name = leases.lease_name(request.model)
-        await leases.acquire(
+        self._known[request.namespace, request.model] = await leases.acquire(
             self.kubernetes,
             request.namespace,
             name,

@@ -72,11 +72,13 @@ def _promotion(state: RolloutState, service: Service) -> Closing:
     if service.newest.storage_uri != state.candidate.storage_uri:
         return _LEFT
     if service.canary is not None:
-        # The route first: were the entry dropped at once, the stable pods would end under requests still on the way.
+        # Route and pods first: the moment that the entry is dropped, KServe ends the stable pods.
         if service.canary_percent != 100:
             return Closing(Act.APPLY, "all traffic to the new revision", state.wanted(100))
         if service.percent(state.revision) != 100:
             return _waiting(state.revision, service)
+        if service.latest_ready != state.revision:
+            return Closing(Act.WAIT, f"{state.revision} has not all of its replicas yet")
         return Closing(Act.APPLY, "the new revision becomes the predictor", state.wanted())
     if service.canary_percent is not None:
         return Closing(Act.APPLY, "all traffic to the new revision", state.wanted())

@@ -139,11 +139,7 @@ class RolloutState:
         """The spec that gives the canary `percent` of the traffic; None: that names the candidate alone."""
         if percent is None or not self.standard or self.stable is None:
             return Wanted(self.candidate, percent)
-        return Wanted(self.stable, percent, sized(self.candidate, self.stable, self._next_percent(percent)))
-
-    def _next_percent(self, percent: int) -> int:
-        """The step after this: its pods are to be ready when its traffic comes."""
-        return next((step for step in self.request.plan.steps if step > percent), 100)
+        return Wanted(self.stable, percent, sized(self.candidate, self.stable, percent))
 
     def decide(self, decision: Decision, reason: str) -> RolloutState:
         """With the end decided; the first decision stands."""

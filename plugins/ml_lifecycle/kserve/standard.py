@@ -65,7 +65,8 @@ def pod_selector(revision: str) -> str:
 def sized(canary: Predictor, stable: Predictor, percent: int) -> Predictor:
     """The canary with the replicas for `percent` of the traffic: KServe does not scale it, and gives it none at 0 %.
 
-    Between 1 and the stable side's minimum, which KServe does not allow it to exceed; it has no maximum.
+    Between 1 and the stable side's minimum, which KServe does not allow it to exceed; it has no maximum. What the
+    canary has, KServe takes from the stable side, so more than its share would starve the others' users.
     """
     least = stable.min_replicas or 1
     replicas = max(1, math.ceil(least * percent / 100))
@@ -78,29 +79,29 @@ def standing(
     route: Mapping[str, Any] | None,
     deployment: Mapping[str, Any] | None,
 ) -> Standing:
-    """Who serves, by the status, the HTTPRoute (None: there is none) and, if given, the predictor's Deployment."""
+    """Who serves, by the status, the HTTPRoute (None: none) and, if given, the newest predictor's Deployment."""
     metadata, status = inference_service.get("metadata", {}), inference_service.get("status") or {}
     predictor = Predictor.of(inference_service)
     stable = revision_name(metadata.get("name", ""), predictor.name)
     newest = revision_name(metadata.get("name", ""), canary.name) if canary else stable
     conditions = {item.get("type"): item.get("status") for item in status.get("conditions") or ()}
-    serves = conditions.get("PredictorReady") == "True" and (deployment is None or followed(deployment, predictor))
-    if canary:
-        known = {item.get("name"): item.get("ready") for item in status.get("canaryStatuses") or ()}
-        ready = newest if known.get(canary.name) else ""
-    else:
-        ready = stable if serves else ""
+    serves = conditions.get("PredictorReady") == "True"
+    known = {item.get("name"): item.get("ready") for item in status.get("canaryStatuses") or ()}
+    healthy = bool(known.get(canary.name)) if canary else serves
+    ready = newest if healthy and (deployment is None or followed(deployment, canary or predictor)) else ""
     traffic = _shares(route, metadata.get("namespace", "")) if route else ()
     if route is None and conditions.get("IngressReady") == "True":
         traffic = (Share(stable, 100),)
     routed = any(share.revision == stable for share in traffic)
-    return Standing(newest, ready, stable if serves and routed else "", "", traffic)
+    rolled_out = stable if serves and routed and (canary or ready) else ""
+    return Standing(newest, ready, rolled_out, "", traffic)
 
 
 def followed(deployment: Mapping[str, Any], predictor: Predictor) -> bool:
-    """Whether the Deployment runs this predictor's model, in every replica, and nothing else."""
+    """Whether the Deployment runs this predictor's model, in every replica of it (a canary's own), and nothing else."""
     metadata, status = deployment["metadata"], deployment.get("status") or {}
-    wanted = deployment["spec"].get("replicas", 1)
+    fixed = predictor.min_replicas if predictor.max_replicas is None else None
+    wanted = max(deployment["spec"].get("replicas", 1), fixed or 0)
     counts = [status.get(key, 0) for key in ("updatedReplicas", "availableReplicas", "replicas")]
     seen = int(status.get("observedGeneration") or 0) >= int(metadata.get("generation") or 0)
     return seen and counts == [wanted] * 3 and json.dumps(predictor.storage_uri) in json.dumps(deployment["spec"])

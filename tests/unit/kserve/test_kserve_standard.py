@@ -84,11 +84,11 @@ def test_a_canary_has_the_replicas_for_its_share_and_never_more_than_kserve_allo
     assert found.max_replicas is None
 
 
-def test_a_canary_stands_beside_the_stable_side_with_the_pods_of_its_next_step():
+def test_a_canary_stands_beside_the_stable_side_with_the_pods_of_its_share():
     wanted = begun(**{"rollout.steps": [10, 50, 100]}).wanted(10)
     assert (wanted.predictor.storage_uri, wanted.canary.storage_uri, wanted.percent) == (URI + "1", URI + "2", 10)
     assert (wanted.canary.name, wanted.canary.min_replicas) == ("v2", 1)
-    assert begun(**{"rollout.steps": [10, 50, 100]}).wanted(50).canary.min_replicas == 2
+    assert [begun().wanted(percent).canary.min_replicas for percent in (0, 50, 51, 100)] == [1, 1, 2, 2]
 
 
 def test_nobodys_hand_and_somebodys():
@@ -110,7 +110,8 @@ def test_promotion_moves_the_traffic_before_the_stable_pods_go():
     assert closing(good, SPLIT, canary="2", percent=50) == (Act.APPLY, "1", "2", 100)
     assert closing(good, SPLIT, canary="2", percent=100)[0] is Act.WAIT
     moved = {"digits_predictor": 0, "digits_v2_predictor": 100}
-    assert closing(good, moved, canary="2", percent=100) == (Act.APPLY, "2", None, None)
+    assert closing(good, moved, deployment(URI + "2", updated=1), canary="2", percent=100)[0] is Act.WAIT
+    assert closing(good, moved, deployment(URI + "2"), canary="2", percent=100) == (Act.APPLY, "2", None, None)
     promoted = {"uri": URI + "2", "name": "v2"}
     assert closing(good, moved, **promoted)[0] is Act.DONE
     assert closing(good, {"digits_predictor": 100}, **promoted)[0] is Act.WAIT
