@@ -8,6 +8,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from local.kubernetes import kinds
+from local.kubernetes.schema import unknown_fields
+from local.kubernetes.schema import validate as small_problems
 from ml_lifecycle.kserve.manifest import Templates
 from ml_lifecycle.kserve.predictor import predictor
 from ml_lifecycle.resources import resource
@@ -106,6 +109,18 @@ def test_all_options_at_once(crds, runtime):
     if runtime == "ml-lifecycle":
         supported = TEMPLATES.serving_runtime(serving)["spec"]["supportedModelFormats"]
         assert model["modelFormat"] in [{key: entry[key] for key in ("name", "version")} for entry in supported]
+
+
+@settings(deadline=None)
+@given(serving=servings(), percent=st.none() | st.integers(0, 100))
+def test_the_stand_in_knows_every_field_that_is_rendered(serving, percent):
+    definitions = {found["spec"]["names"]["kind"]: found for found in kinds.custom_resource_definitions()}
+    ours = serving.model_copy(update={"runtime": "ml-lifecycle"})
+    for manifest in (rendered(serving, percent), TEMPLATES.serving_runtime(ours)):
+        (version,) = definitions[manifest["kind"]]["spec"]["versions"]
+        small = version["schema"]["openAPIV3Schema"]
+        assert unknown_fields(manifest, small) == []
+        assert list(small_problems(manifest, small)) == []
 
 
 @pytest.mark.parametrize("path", ["", "predictor", "predictor.model", "predictor.logger", "canary.0.predictor.model"])

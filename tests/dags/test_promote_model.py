@@ -14,7 +14,7 @@ import pytest
 from ml_lifecycle.settings import parse_settings
 from ml_lifecycle.tracking.approval import Ruling
 from ml_lifecycle.tracking.client import TrackingClient
-from ml_lifecycle.tracking.promotion import objection
+from ml_lifecycle.tracking.promotion import objection, publish_candidate
 
 pytestmark = pytest.mark.slow
 
@@ -159,6 +159,18 @@ def test_publishing_again_changes_nothing(
     assert set(states(again).values()) == {"success"}
     assert {file: file.stat().st_ino for file in before} == before
     assert champion(tracking, model) == "1"
+
+
+def test_files_are_arranged_for_the_runtime_that_will_serve_them(
+    lake: Path, tracking: TrackingClient, model: str, tmp_path: Path
+) -> None:
+    version = trained(tracking, model, tmp_path)
+    triton = {"data_lake": lake.as_uri(), "serving": {"runtime": "triton-onnx"}}
+    event = publish_candidate(parse_settings({"defaults": triton}, model), version, by="tests")
+    published = lake / "models" / model / version
+    assert event.storage_uri == published.as_uri()
+    files = {file.relative_to(published).as_posix() for file in published.rglob("*") if file.is_file()}
+    assert files == {f"{model}/1/model.onnx", "model.json", "golden.json", "checksums.json"}
 
 
 def test_a_damaged_publication_never_becomes_champion(

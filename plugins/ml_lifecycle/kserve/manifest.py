@@ -68,7 +68,7 @@ class Templates:
         `mode` and `autoscaler` are annotations, and stay the same for the service's life.
         """
         if canary is not None:
-            check_canary(predictor, canary, canary_percent)
+            check_canary(name, predictor, canary, canary_percent)
         return self._render(
             "inference_service.yaml",
             name=name,

@@ -11,6 +11,8 @@ from ml_lifecycle.runtimes import RUNTIMES
 from ml_lifecycle.settings import Serving
 
 GPU = "nvidia.com/gpu"
+# Characters of a Kubernetes Service's name; KServe makes one for every predictor.
+LONGEST_NAME = 63
 
 # Kubernetes' Pod Security Standards, profile "restricted"; our own server has the same in its ServingRuntime.
 RESTRICTED: Mapping[str, Any] = {
@@ -105,7 +107,8 @@ class Predictor:
         """As a canary of Standard mode beside `stable`: without what KServe allows on the stable side alone.
 
         It has one replica at least, for KServe gives a canary at 0 % none by default, and no more than `stable` has
-        at least (KServe's own limit; 1 where the field is absent).
+        at least (KServe's own limit; 1 where the field is absent). What it leaves out KServe takes from the stable
+        side until it is promoted.
         """
         replicas = max(1, min(self.min_replicas or 1, stable.min_replicas or 1))
         return replace(self, name=name, min_replicas=replicas, max_replicas=None, scale_metric=None, scale_target=None)
@@ -157,12 +160,15 @@ def canary_of(inference_service: Mapping[str, Any]) -> tuple[Predictor, int] | N
     return Predictor.of_spec(canaries[0]["predictor"]), int(canaries[0]["trafficPercent"])
 
 
-def check_canary(stable: Predictor, canary: Predictor, percent: int | None) -> None:
+def check_canary(service: str, stable: Predictor, canary: Predictor, percent: int | None) -> None:
     """CanaryRefusedError where KServe would refuse `canary` beside `stable`, or give it no pods."""
     if percent is None or not 0 <= percent <= 100:
         raise CanaryRefusedError("trafficPercent", percent, "must be 0 to 100")
     if not canary.name or canary.name == stable.name:
         raise CanaryRefusedError("predictor.name", canary.name, "must be given, and another than the stable side's")
+    longest = LONGEST_NAME - len(f"{service}--predictor")
+    if len(canary.name) > longest:
+        raise CanaryRefusedError("predictor.name", canary.name, f"must not be longer than {longest} for {service!r}")
     most = stable.min_replicas
     if not canary.min_replicas or (most is not None and canary.min_replicas > most):
         limit = "" if most is None else f", and at most the stable side's {most}: KServe allows no more"

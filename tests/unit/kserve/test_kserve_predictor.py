@@ -69,6 +69,7 @@ def test_a_canary_beside_a_service_whose_replicas_a_scaler_owns_has_a_pod_at_0_p
     [
         ("", 1, 10, r"predictor\.name = '' must be given"),
         ("v1", 1, 10, "another than the stable side's"),
+        ("v" * 47, 1, 10, r"must not be longer than 46 for 'digits'"),
         ("v2", 1, 101, r"trafficPercent = 101 must be 0 to 100"),
         ("v2", 1, None, "trafficPercent = None"),
         ("v2", 3, 10, r"minReplicas = 3 must be at least 1, and at most the stable side's 2"),
@@ -112,4 +113,4 @@ def test_a_runtime_of_the_cluster_runs_restricted_unless_settings_say_otherwise(
 
 def test_the_check_asks_nothing_of_replicas_that_are_not_known():
     stable = Predictor(URI, "r", "1", "1Gi")
-    check_canary(stable, Predictor(URI, "r", "1", "1Gi", name="v2", min_replicas=9), 0)
+    check_canary("digits", stable, Predictor(URI, "r", "1", "1Gi", name="v2", min_replicas=9), 0)
