@@ -310,7 +310,7 @@ class Serving(Section):
         return self
 
 
-class CountQueries(Section):
+class ErrorQueries(Section):
     """Two PromQL queries of your own for one side; each must give one cumulative count."""
 
     events: PromQL = Field(description='what is counted, as sum(answers_total{pod=~"$pods",kind="empty"})')
@@ -379,7 +379,7 @@ class Rollout(Section):
         default="knative_otel",
         description="whose metrics tell requests, errors and latency of both sides: see docs/metrics.md",
     )
-    errors: CountQueries | None = Field(
+    errors: ErrorQueries | None = Field(
         default=None, description="failed and all requests by your own queries, in place of what `metrics` counts"
     )
     own_metrics: tuple[Annotated[OwnCounts | OwnGauge, Field(discriminator="kind")], ...] = Field(

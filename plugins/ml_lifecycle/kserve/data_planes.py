@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ml_lifecycle.settings import CountQueries, OwnCounts, OwnGauge, Rollout
+from ml_lifecycle.settings import ErrorQueries, OwnCounts, OwnGauge, Rollout
 
 # How long a series that a gap has hidden is known: one that comes back later counts as new.
 _MEMORY = "1h"
@@ -34,7 +34,7 @@ class Preset:
     only: str = ""
     by_pod: bool = False
     unit: float = 1.0
-    errors: CountQueries | None = None
+    errors: ErrorQueries | None = None
     own: tuple[OwnCounts | OwnGauge, ...] = ()
     lag_seconds: float = 2.0
 

@@ -2,11 +2,14 @@
 
 import pytest
 
+from ml_lifecycle.kserve.client import check_prometheus
 from ml_lifecycle.kserve.data_planes import PRESETS, source
+from ml_lifecycle.kserve.exceptions import RolloutRefusedError
 from ml_lifecycle.kserve.queries import history, refusals, snapshot
+from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.prometheus.client import Sample, Series
 from ml_lifecycle.prometheus.exceptions import PrometheusQueryError
-from ml_lifecycle.settings import Rollout
+from ml_lifecycle.settings import Rollout, parse_settings
 
 OWN = source(
     Rollout(
@@ -113,6 +116,19 @@ async def test_refused_queries_are_known_by_the_metrics_name():
         Answering(OWN, ANSWERS | refused), OWN, service="digits", namespace="models", side="old", at=1.0
     )
     assert found == {"sold": "bad PromQL"}
+
+
+async def test_a_rollout_whose_queries_are_refused_does_not_begin():
+    settings = {"rollout.own_metrics": [{"kind": "gauge", "name": "score", "value": "oops($side", "tolerance": 1}]}
+    parsed = parse_settings({"defaults": {"data_lake": "file:///lake"}}, "digits", settings)
+    request = RolloutRequest.of(parsed, version="2", storage_uri="file:///lake/2")
+    answers = {
+        "vector(1)": [1.0],
+        "oops(digits-predictor": PrometheusQueryError("Prometheus refuses 'oops(': unclosed"),
+    }
+    with pytest.raises(RolloutRefusedError, match=r"mend the queries in rollout: score: Prometheus refuses 'oops\('"):
+        await check_prometheus(Answering(OWN, answers), request, 1.0)
+    await check_prometheus(Answering(OWN, answers | {"oops(digits-predictor": []}), request, 1.0)
 
 
 class Remembering:
