@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "plugins" / "ml_lifecycle"
 DOES_IO = {
     "data_lake/job_code.py",  # reads the installation's files
     "dataproc/cleanup.py",  # deletes clusters
+    "kserve/own_queries.py",  # asks Prometheus
     "kserve/queries.py",  # asks Prometheus
     "kserve/smoke_test.py",  # a KubernetesPodOperator
     "scaling/reconciler.py",  # reads load, patches targets

@@ -10,14 +10,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from ml_lifecycle.canary.evidence import Window
 from ml_lifecycle.canary.snapshot import Gap, Snapshot
-from ml_lifecycle.kserve.data_planes import source
+from ml_lifecycle.kserve.data_planes import filled, source
 from ml_lifecycle.kserve.exceptions import RolloutInterruptedError, RolloutRefusedError, RolloutStuckError
 from ml_lifecycle.kserve.manifest import Predictor, Templates, is_ours, picked, predictor
-from ml_lifecycle.kserve.queries import history, refusals, snapshot
+from ml_lifecycle.kserve.own_queries import refusals
+from ml_lifecycle.kserve.queries import history, snapshot
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.revisions import Readiness, Service, read, readiness
 from ml_lifecycle.kserve.rollout import (
@@ -395,14 +397,9 @@ async def check_prometheus(prometheus: PrometheusClient, request: RolloutRequest
     """RolloutRefusedError where Prometheus does not answer, or refuses a query: a canary could not be judged."""
     try:
         await prometheus.instant("vector(1)", at)
-        refused = await refusals(
-            prometheus,
-            source(request.rollout),
-            service=request.model,
-            namespace=request.namespace,
-            side=f"{request.model}-predictor",
-            at=at,
-        )
+        side = f"{request.model}-predictor"
+        fill = partial(filled, side=side, service=request.model, namespace=request.namespace, window_seconds=60)
+        refused = await refusals(prometheus, source(request.rollout), fill, at=at)
     except PrometheusError as error:
         raise RolloutRefusedError(f"the canary could not be judged: {error}") from error
     if refused:
