@@ -19,7 +19,16 @@ from ml_lifecycle.kserve.queries import history, snapshot
 from ml_lifecycle.prometheus.client import PrometheusClient
 from ml_lifecycle.prometheus.exceptions import PrometheusError, PrometheusQueryError
 from ml_lifecycle.settings import Rollout
-from tests.unit.prometheus.expositions import CANARY, EXPOSITIONS, STABLE, knative_otel, pod, target
+from tests.unit.prometheus.expositions import (
+    CANARY,
+    EXPOSITIONS,
+    STABLE,
+    STANDARD_CANARY,
+    STANDARD_STABLE,
+    knative_otel,
+    pod,
+    target,
+)
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not on PATH"),
@@ -58,11 +67,11 @@ class World:
                 process.wait(10)
 
 
-async def look(client, preset, since=None, at=None):
+async def look(client, preset, since=None, at=None, canary=CANARY, stable=STABLE):
     """A snapshot now; `since` is the one before."""
     at = time.time() if at is None else at
     window = at - since.at if since else 30
-    return await snapshot(client, preset, **SIDES, canary=CANARY, stable=STABLE, at=at, window_seconds=window)
+    return await snapshot(client, preset, **SIDES, canary=canary, stable=stable, at=at, window_seconds=window)
 
 
 async def until(read, wanted):
@@ -85,28 +94,31 @@ OWN_ERRORS = {
 
 
 async def test_every_preset_counts_both_sides_and_first_errors(tmp_path):
-    """Whatever else a data plane reports of the same request, or of others', each is counted once."""
-    requests = {STABLE: {"200": 100}, CANARY: {"200": 1}}
+    """Whatever else a data plane reports of the same request, or of others', each is counted once; in both modes."""
+    before, after = {"200": 100}, {"200": 179, "404": 1}
+    requests = {STABLE: before, CANARY: {"200": 1}, STANDARD_STABLE: before, STANDARD_CANARY: {"200": 1}}
     presets = {name: source(Rollout(metrics=name, lag_seconds=LAG)) for name in PRESETS if name != "kserve"}
     presets["kserve"] = source(Rollout(metrics="kserve", errors=OWN_ERRORS, lag_seconds=LAG))
+    modes = [
+        (name, preset, canary, stable)
+        for name, preset in presets.items()
+        for canary, stable in ((CANARY, STABLE), (STANDARD_CANARY, STANDARD_STABLE))
+        if canary == CANARY or "knative" not in name
+    ]
     world = World(lambda: "".join(show(requests) for show in EXPOSITIONS.values()))
+
+    async def counts(client, preset, canary, stable, total, since=None):
+        """The snapshot once the canary has so many requests."""
+        read = partial(look, client, preset, since, canary=canary, stable=stable)
+        return await until(read, lambda found: sum(found.canary.codes.values()) == total)
+
     with world.prometheus(tmp_path) as url:
         async with PrometheusClient(url) as client:
-            async with asyncio.TaskGroup() as group:
-                before = {
-                    name: group.create_task(
-                        until(lambda p=preset: look(client, p), lambda found: sum(found.stable.codes.values()) == 100)
-                    )
-                    for name, preset in presets.items()
-                }
-            requests[CANARY] = {"200": 21, "503": 3}
-            requests[STABLE] = {"200": 179, "404": 1}
-            for name, preset in presets.items():
-                old = before[name].result()
-                new = await until(
-                    lambda p=preset, o=old: look(client, p, o), lambda found: sum(found.canary.codes.values()) == 24
-                )
-                window = between(old, new)
+            old = [await counts(client, preset, *sides, 1) for _, preset, *sides in modes]
+            for canary, stable in ((CANARY, STABLE), (STANDARD_CANARY, STANDARD_STABLE)):
+                requests |= {canary: {"200": 21, "503": 3}, stable: after}
+            for (name, preset, *sides), earlier in zip(modes, old, strict=True):
+                window = between(earlier, await counts(client, preset, *sides, 24, earlier))
                 assert not isinstance(window, Gap), f"{name}: {window.reason}"
                 assert (window.canary.requests, window.canary.errors) == (23, 3), name
                 assert (window.stable.requests, window.stable.errors) == (80, 0), name
