@@ -11,7 +11,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins"))
 
-from ml_lifecycle.settings import Section, Settings
+from ml_lifecycle.settings import Section, Settings, sections_of
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
 HEAD = """# Settings
@@ -57,11 +57,34 @@ def _table(title: str, explanation: str, fields: dict[str, Any], prefix: str = "
         if nested is not None:
             for inner, inner_field in nested.model_fields.items():
                 yield _row(f"{prefix}{name}.{inner}", inner_field, getattr(field.default, inner))
+            continue
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        yield _row(f"{prefix}{name}", field, default)
+        for item in sections_of(field.annotation):
+            yield from _items(f"{prefix}{name}{_place(field, item)}", item)
+    yield ""
+
+
+def _place(field: Any, item: type[Section]) -> str:
+    """Where an item stands in its field: in a list, of such a kind where there are several."""
+    kind = item.model_fields.get("kind")
+    if kind is not None:
+        return f"[{typing.get_args(kind.annotation)[0]}]"
+    return "[]" if typing.get_origin(field.annotation) is tuple else ""
+
+
+def _items(name: str, section: type[Section]) -> Iterator[str]:
+    """The fields of what stands in a list, or may be left out altogether."""
+    for inner, field in section.model_fields.items():
+        nested = _section(field.annotation)
+        if nested is not None:
+            yield from _items(f"{name}.{inner}", nested)
         else:
             yield _row(
-                f"{prefix}{name}", field, None if field.is_required() else field.get_default(call_default_factory=True)
+                f"{name}.{inner}",
+                field,
+                None if field.is_required() else field.get_default(call_default_factory=True),
             )
-    yield ""
 
 
 def _row(name: str, field: Any, default: object) -> str:

@@ -492,7 +492,7 @@ class Notifier(Section):
         return self
 
 
-class CountQueries(Section):
+class ErrorQueries(Section):
     """Two PromQL queries of your own for one side; each must give one cumulative count."""
 
     events: PromQL = Field(description='what is counted, as sum(answers_total{pod=~"$pods",kind="empty"})')
@@ -574,7 +574,7 @@ class Rollout(Section):
         description="whose metrics tell requests, errors and latency of both sides: see docs/metrics.md; none given: "
         "knative_otel in Knative mode, istio in Standard mode",
     )
-    errors: CountQueries | None = Field(
+    errors: ErrorQueries | None = Field(
         default=None, description="failed and all requests by your own queries, in place of what `metrics` counts"
     )
     own_metrics: tuple[Annotated[OwnCounts | OwnGauge, Field(discriminator="kind")], ...] = Field(

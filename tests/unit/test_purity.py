@@ -17,6 +17,7 @@ DOES_IO = {
     "data_lake/job_code.py",  # reads the installation's files
     "dataproc/cleanup.py",  # deletes clusters
     "kserve/notifiers.py",  # tells people
+    "kserve/own_queries.py",  # asks Prometheus
     "kserve/queries.py",  # asks Prometheus
     "kserve/smoke_test.py",  # a KubernetesPodOperator
     "scaling/reconciler.py",  # reads load, patches targets

@@ -150,6 +150,53 @@ def test_a_broken_variable_is_named(variable: str, said: str) -> None:
         parse_settings(variable, "digits")
 
 
+COUNTS = {"kind": "counts", "name": "sold", "events": 'sum(sold{s="$side"})', "total": 'sum(seen{s="$side"})'}
+GAUGE = {"kind": "gauge", "name": "score", "value": 'avg(score{pod=~"$pods"})', "tolerance": 0.1}
+
+
+def test_metrics_of_ones_own_are_taken() -> None:
+    found = parsed(overrides={"rollout.own_metrics": [COUNTS, {**GAUGE, "harm": "fewer"}]}).rollout.own_metrics
+
+    assert [(metric.name, metric.kind, metric.harm) for metric in found] == [
+        ("sold", "counts", "more"),
+        ("score", "gauge", "fewer"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        ([{**COUNTS, "total": "sum(seen)"}], "must name the side it asks for by $side or $pods"),
+        (
+            [{**COUNTS, "events": "sum(sold{r='$revision',s='$side'})"}],
+            "unknown placeholder $revision; allowed are $side",
+        ),
+        ([{**COUNTS, "evnts": "x"}], "evnts = 'x': unknown setting; allowed here are events, floor, harm, kind"),
+        ([{**GAUGE, "margin": 2}], "allowed here are harm, kind, name, tolerance, value"),
+        ([{**COUNTS, "kind": "histogram"}], "'counts', 'gauge'"),
+        ([{"name": "sold"}], "kind is missing: say 'counts' or 'gauge'"),
+        ([{**GAUGE, "name": "errors"}], "name 'errors' is taken"),
+        ([{**GAUGE, "tolerance": 0}], "greater than 0"),
+        ([GAUGE, {**COUNTS, "name": "score"}], "own_metrics name 'score' twice"),
+        ([{**COUNTS, "harm": "fewer", "floor": 0.1}], "floor 0.1 has no meaning where fewer events are harm"),
+        ([{**GAUGE, "name": f"score{number}"} for number in range(9)], "at most 8"),
+    ],
+)
+def test_bad_metrics_of_ones_own_are_refused(metrics: list[dict[str, Any]], said: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        parsed(overrides={"rollout.own_metrics": metrics})
+
+    assert said in str(raised.value)
+    assert "rollout" in str(raised.value)
+
+
+def test_servers_that_count_no_errors_need_queries_for_them() -> None:
+    with pytest.raises(SettingsError, match=r"metrics 'kserve' needs errors.*rollout\.errors\.events"):
+        parsed(overrides={"rollout.metrics": "kserve"})
+    errors = {"events": 'sum(failed{p=~"$pods"})', "total": 'sum(all{p=~"$pods"})'}
+    assert parsed(rollout={"metrics": "kserve", "errors": errors}).rollout.errors is not None
+
+
 def test_all_problems_are_told_at_once() -> None:
     with pytest.raises(SettingsError) as raised:
         parsed(overrides={"training.epochs": 0, "gate.min_accuracy": 2})

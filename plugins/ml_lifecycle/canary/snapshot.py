@@ -16,13 +16,15 @@ class Counters:
     """One side's counters: requests by status code, requests by bucket bound (`le`, as Prometheus writes it).
 
     `broken`: series that since the last look were reset, were lost or came back from a gap. `own`: metrics of one's
-    own by name, counts as (events, total), a gauge as (value,). `silent`: why one, or `errors`, could not be read.
+    own by name, counts as (events, total), a gauge as (value,); `errors` are those that stand for the data plane's.
+    `peaks`: the most that such counts had reached by the last look. `silent`: why a metric could not be read.
     """
 
     codes: Mapping[str, float] = field(default_factory=dict)
     buckets: Mapping[str, float] = field(default_factory=dict)
     broken: float = 0.0
     own: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    peaks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     silent: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -73,6 +75,8 @@ def between(before: Snapshot, after: Snapshot) -> Window | Gap:
     A series that appears counts in full: the first error of a revision makes a new series, whose first value
     PromQL's `increase` would miss. A metric of one's own that cannot be read leaves its reason in the window.
     """
+    if "errors" in _names(after) and isinstance(errors := _own("errors", before, after), Gap):
+        return errors
     sides = []
     for name, old, new in (("canary", before.canary, after.canary), ("stable", before.stable, after.stable)):
         if reason := _unusable(old, new):
@@ -80,16 +84,18 @@ def between(before: Snapshot, after: Snapshot) -> Window | Gap:
         sides.append(_difference(old, new))
     if not any(side.requests for side in sides):
         return Gap("no requests on either side since the last look")
-    names = {**after.canary.own, **after.canary.silent, **after.stable.own, **after.stable.silent}
-    found = {name: _own(name, before, after) for name in names}
+    found = {name: _own(name, before, after) for name in sorted(_names(after) - {"errors"})}
     own = {name: look for name, look in found.items() if not isinstance(look, Gap)}
     silent = {name: gap.reason for name, gap in found.items() if isinstance(gap, Gap)}
     return Window(sides[0], sides[1], own, silent)
 
 
+def _names(snapshot: Snapshot) -> set[str]:
+    """All metrics of one's own."""
+    return {name for side in (snapshot.canary, snapshot.stable) for name in (*side.own, *side.silent)}
+
+
 def _unusable(old: Counters, new: Counters) -> str:
-    if "errors" in new.silent:
-        return new.silent["errors"]
     if not all(math.isfinite(number) for number in (*old.numbers, *new.numbers)):
         return "a counter is not a number"
     if new.broken > 0:
@@ -109,22 +115,25 @@ def _difference(old: Counters, new: Counters) -> Side:
 
 def _own(name: str, before: Snapshot, after: Snapshot) -> OwnLook | Gap:
     """One metric of one's own between two snapshots; a Gap where either side says nothing."""
-    for side, counters in (("canary", after.canary), ("stable", after.stable)):
-        if reason := counters.silent.get(name) or _not_finite(counters.own.get(name, (math.nan,))):
+    for side, old, new in (("canary", before.canary, after.canary), ("stable", before.stable, after.stable)):
+        numbers = new.own.get(name, (math.nan,))
+        if reason := new.silent.get(name) or _not_finite(numbers):
             return Gap(f"{reason} on the {side} side")
-    old, new = ([*each.canary.own.get(name, ()), *each.stable.own.get(name, ())] for each in (before, after))
-    if len(old) != len(new):
-        return Gap("first look: nothing to compare with yet")
-    if len(new) == len(("canary", "stable")):
-        return _readings(old, new)
-    return _counts(*(after - before for before, after in zip(old, new, strict=True)))
+        if len(old.own.get(name, ())) != len(numbers):
+            return Gap("first look: nothing to compare with yet")
+        if any(reached > value for reached, value in zip(new.peaks.get(name, ()), old.own[name], strict=False)):
+            return Gap(f"a count had lost some of its series before the last look on the {side} side")
+    then, now = ((*each.canary.own[name], *each.stable.own[name]) for each in (before, after))
+    if len(now) == len(("canary", "stable")):
+        return _readings(then, now)
+    return _counts(*(later - earlier for earlier, later in zip(then, now, strict=True)))
 
 
 def _not_finite(numbers: tuple[float, ...]) -> str:
     return "" if all(math.isfinite(number) for number in numbers) else "the query gives no finite number"
 
 
-def _readings(old: list[float], new: list[float]) -> Readings | Gap:
+def _readings(old: tuple[float, ...], new: tuple[float, ...]) -> Readings | Gap:
     """A gauge; what has changed on neither side is the same sample read twice, and no evidence."""
     canary, stable = (float(f"{value:.9g}") for value in new)
     return Gap("unchanged on both sides since the last look") if old == new else Readings(1, canary, stable)

@@ -10,16 +10,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from ml_lifecycle.canary.evidence import Window
 from ml_lifecycle.canary.snapshot import Gap, Snapshot
 from ml_lifecycle.kserve.closing import Act, Closing, ended, left_serving, next_closing, noted
-from ml_lifecycle.kserve.data_planes import source
+from ml_lifecycle.kserve.data_planes import filled, source
 from ml_lifecycle.kserve.exceptions import RolloutInterruptedError, RolloutRefusedError, RolloutStuckError
 from ml_lifecycle.kserve.manifest import Manifest, Templates, changed_annotations, is_ours, picked
+from ml_lifecycle.kserve.own_queries import refusals
 from ml_lifecycle.kserve.predictor import Predictor, predictor
-from ml_lifecycle.kserve.queries import history, refusals, snapshot
+from ml_lifecycle.kserve.queries import history, snapshot
 from ml_lifecycle.kserve.report import report
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.revisions import Readiness, Service, is_standard, read, readiness
@@ -527,14 +529,9 @@ async def check_prometheus(prometheus: PrometheusClient, request: RolloutRequest
     """RolloutRefusedError where Prometheus does not answer, or refuses a query: a canary could not be judged."""
     try:
         await prometheus.instant("vector(1)", at)
-        refused = await refusals(
-            prometheus,
-            source(request.rollout),
-            service=request.model,
-            namespace=request.namespace,
-            side=f"{request.model}-predictor",
-            at=at,
-        )
+        side = f"{request.model}-predictor"
+        fill = partial(filled, side=side, service=request.model, namespace=request.namespace, window_seconds=60)
+        refused = await refusals(prometheus, source(request.rollout), fill, at=at)
     except PrometheusError as error:
         raise RolloutRefusedError(f"the canary could not be judged: {error}") from error
     if refused:

@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ml_lifecycle.settings import CountQueries, OwnCounts, OwnGauge, Rollout
+from ml_lifecycle.settings import ErrorQueries, OwnCounts, OwnGauge, Rollout
 
 # How long a series that a gap has hidden is known: one that comes back later counts as new.
-_MEMORY = "1h"
+_MEMORY = "6h"
 _SIDE = "side"
 
 
@@ -34,7 +34,7 @@ class Preset:
     only: str = ""
     by_pod: bool = False
     unit: float = 1.0
-    errors: CountQueries | None = None
+    errors: ErrorQueries | None = None
     own: tuple[OwnCounts | OwnGauge, ...] = ()
     lag_seconds: float = 2.0
 
@@ -142,6 +142,14 @@ def filled(template: str, *, side: str, service: str, namespace: str, window_sec
         "window": _milliseconds(window_seconds),
     }
     return re.sub(r"\$(side|pods|service|namespace|window)\b", lambda found: values[found[1]], template)
+
+
+def peak(query: str, window_seconds: float) -> str:
+    """The most that a count of one's own had reached by the last look, `window_seconds` ago.
+
+    Below it, series are missing whose past would come back as new; after a reset it is forgotten in ten minutes.
+    """
+    return f"max_over_time(({query})[10m:15s] offset {_milliseconds(window_seconds)})"
 
 
 def _pods(sides: Sequence[str]) -> str:

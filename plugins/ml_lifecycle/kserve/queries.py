@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ml_lifecycle.canary.evidence import Window
 from ml_lifecycle.canary.snapshot import Counters, Snapshot, between
 from ml_lifecycle.kserve.data_planes import Preset, filled, queries
-from ml_lifecycle.prometheus.exceptions import PrometheusQueryError
-from ml_lifecycle.settings import OwnGauge
+from ml_lifecycle.kserve.own_queries import own_numbers
 
 if TYPE_CHECKING:
     from ml_lifecycle.prometheus.client import PrometheusClient, Sample
@@ -45,20 +44,16 @@ async def snapshot(
     )
 
     async def counters(side: str) -> Counters:
-        own = await _own(
-            prometheus,
-            preset,
-            partial(filled, side=side, service=service, namespace=namespace, window_seconds=window),
-            moment,
-        )
-        numbers = {name: found for name, found in own.items() if not isinstance(found, str)}
-        errors = numbers.pop("errors", None)
+        fill = partial(filled, side=side, service=service, namespace=namespace, window_seconds=window)
+        own = await own_numbers(prometheus, preset, fill, at=moment, window_seconds=window)
+        errors = own.numbers.get("errors")
         return Counters(
             codes=_codes(preset, side, codes) if errors is None else _split(*errors),
             buckets=_buckets(preset, side, buckets),
             broken=sum(sample.value for sample in _of(preset, side, broken)),
-            own=numbers,
-            silent={name: found for name, found in own.items() if isinstance(found, str)},
+            own=own.numbers,
+            peaks=own.peaks,
+            silent=own.silent,
         )
 
     return Snapshot(moment, *await asyncio.gather(counters(canary), counters(stable)))
@@ -94,62 +89,14 @@ async def history(
     else:
         fill = partial(filled, side=stable, service=service, namespace=namespace, window_seconds=step)
         events, totals = [await ranged(fill(text)) for text in (preset.errors.events, preset.errors.total)]
-        codes = {at: _split(sum(events[at].values()), sum(totals[at].values())) for at in events.keys() & totals.keys()}
+        codes = {
+            at: _split(sum(events[at].values()), sum(totals[at].values())) for at in _steady(totals) & events.keys()
+        }
     snapshots = [
         Snapshot(at, Counters(), Counters(codes[at], broken=sum(broken.get(at, {}).values()))) for at in sorted(codes)
     ]
     pairs = [pair for pair in itertools.pairwise(snapshots) if pair[1].at - pair[0].at < 1.5 * step]
     return tuple(window for window in (between(*pair) for pair in pairs) if isinstance(window, Window))
-
-
-async def refusals(
-    prometheus: PrometheusClient, preset: Preset, *, service: str, namespace: str, side: str, at: float
-) -> dict[str, str]:
-    """Why Prometheus refuses queries of one's own, by metric; that one gives nothing yet is no refusal."""
-    fill = partial(filled, side=side, service=service, namespace=namespace, window_seconds=60)
-    refused = {}
-    for name, templates in _templates(preset).items():
-        for template in templates:
-            try:
-                await prometheus.instant(fill(template), at)
-            except PrometheusQueryError as error:
-                refused[name] = str(error)
-    return refused
-
-
-async def _own(
-    prometheus: PrometheusClient, preset: Preset, fill: Callable[[str], str], at: float
-) -> dict[str, tuple[float, ...] | str]:
-    """The numbers of one side's own queries by metric, or why there are none."""
-
-    async def one(templates: Sequence[str]) -> tuple[float, ...] | str:
-        found = await asyncio.gather(*(_number(prometheus, fill(template), at) for template in templates))
-        reasons = [each for each in found if isinstance(each, str)]
-        return reasons[0] if reasons else tuple(each for each in found if not isinstance(each, str))
-
-    asked = _templates(preset)
-    return dict(zip(asked, await asyncio.gather(*map(one, asked.values())), strict=True))
-
-
-def _templates(preset: Preset) -> dict[str, tuple[str, ...]]:
-    """Each own metric's queries: of counts events and total, of a gauge its value."""
-    found: dict[str, tuple[str, ...]] = {}
-    if preset.errors is not None:
-        found["errors"] = (preset.errors.events, preset.errors.total)
-    for metric in preset.own:
-        found[metric.name] = (metric.value,) if isinstance(metric, OwnGauge) else (metric.events, metric.total)
-    return found
-
-
-async def _number(prometheus: PrometheusClient, query: str, at: float) -> float | str:
-    """The one value of a query, or why there is none."""
-    try:
-        samples = await prometheus.instant(query, at)
-    except PrometheusQueryError as error:
-        return str(error)
-    if len(samples) > 1:
-        return f"{query} gives {len(samples)} series, not one: wrap it in sum() or avg()"
-    return samples[0].value if samples else f"{query} gives nothing; where that means none, append: or vector(0)"
 
 
 def _of(preset: Preset, side: str, samples: Iterable[Sample]) -> list[Sample]:
@@ -162,6 +109,17 @@ def _codes(preset: Preset, side: str, samples: Iterable[Sample]) -> dict[str, fl
 
 def _buckets(preset: Preset, side: str, samples: Iterable[Sample]) -> dict[str, float]:
     return {str(float(sample.labels["le"]) / preset.unit): sample.value for sample in _of(preset, side, samples)}
+
+
+def _steady(totals: Mapping[float, Mapping[str, float]]) -> set[float]:
+    """The times at which a count is not below what it was before: a lost part of it may come back."""
+    peak, steady = 0.0, set()
+    for at in sorted(totals):
+        total = sum(totals[at].values())
+        if total >= peak:
+            steady.add(at)
+        peak = max(peak, total)
+    return steady
 
 
 def _split(events: float, total: float) -> dict[str, float]:

@@ -39,7 +39,6 @@ def test_the_first_error_of_a_revision_counts():
         ),
         (Counters({"200": math.nan}), "a counter is not a number on the canary side"),
         (Counters({"200": math.inf}), "a counter is not a number on the canary side"),
-        (Counters(silent={"errors": "sum(failed) gives nothing"}), "sum(failed) gives nothing on the canary side"),
         (Counters({"200": 10}), "no requests on either side since the last look"),
     ],
 )
@@ -98,6 +97,28 @@ def test_an_own_metric_of_one_side_only_is_silent_and_names_the_side():
     window = between(Snapshot(0, before, before), Snapshot(5, after, missing))
     assert window.silent == {"sold": "sum(orders) gives nothing on the stable side"}
     assert (window.own, window.canary.requests) == ({}, 1)
+
+
+def test_own_errors_that_could_not_be_read_leave_two_looks_without_a_difference():
+    """What stood in their place at that look is no counter to compare the next one with."""
+    first, last = (with_own(counters, errors=(0, total)) for counters, total in ((ONE, 1), (TWO, 2)))
+    failed = dataclasses.replace(ONE, silent={"errors": "sum(failed) gives nothing"})
+    unread = Snapshot.from_json(Snapshot(5, failed, first).to_json())
+    assert between(Snapshot(0, first, first), Snapshot(5, failed, first)) == Gap(
+        "sum(failed) gives nothing on the canary side"
+    )
+    assert between(unread, Snapshot(10, last, last)) == Gap("first look: nothing to compare with yet")
+    window = between(Snapshot(10, first, first), Snapshot(15, last, last))
+    assert (window.canary.requests, window.own) == (1, {})
+
+
+def test_what_a_scrape_gap_has_hidden_of_own_counts_does_not_come_back_as_new():
+    """5 of 90 before the gap, none within it, 6 of 95 after it."""
+    gone = Snapshot(5, with_own(ONE, sold=(0, 0)), with_own(ONE, sold=(0, 0)))
+    back = dataclasses.replace(with_own(TWO, sold=(6, 95)), peaks={"sold": (5.0, 90.0)})
+    window = between(gone, Snapshot(10, back, back))
+    assert "had lost some of its series before the last look on the canary side" in window.silent["sold"]
+    assert window.own == {}
 
 
 def test_a_snapshot_survives_json():

@@ -23,7 +23,7 @@ def test_every_query_asks_for_both_sides_and_nothing_else(preset):
     )
     for query in (asked.codes, asked.buckets, asked.broken):
         assert "digits-v2-predictor|digits-predictor" in query
-        assert 'namespace="models"' in query.replace("_name=", "=") or '="models"' in query
+        assert f'{PRESETS[preset].namespace}="models"' in query
     assert "[10400ms]" in asked.broken
     assert "offset 5200ms" in asked.broken
 

@@ -1,12 +1,18 @@
 """What Prometheus answers, as counters of both sides; what it does not answer, as reasons."""
 
+from functools import partial
+
 import pytest
 
-from ml_lifecycle.kserve.data_planes import PRESETS, source
-from ml_lifecycle.kserve.queries import history, refusals, snapshot
+from ml_lifecycle.kserve.client import check_prometheus
+from ml_lifecycle.kserve.data_planes import PRESETS, filled, source
+from ml_lifecycle.kserve.exceptions import RolloutRefusedError
+from ml_lifecycle.kserve.own_queries import refusals
+from ml_lifecycle.kserve.queries import history, snapshot
+from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.prometheus.client import Sample, Series
 from ml_lifecycle.prometheus.exceptions import PrometheusQueryError
-from ml_lifecycle.settings import Rollout
+from ml_lifecycle.settings import Rollout, parse_settings
 
 OWN = source(
     Rollout(
@@ -34,6 +40,10 @@ class Answering:
         self.times.add(at)
         self.asked.append(query)
         p = self.preset
+        if query.startswith("max_over_time(("):
+            inner, offset = query.removeprefix("max_over_time((").removesuffix(")").split(")[10m:15s] offset ")
+            assert offset == "3000ms"
+            return await self.instant(inner, at)
         if query in self.own:
             answer = self.own[query]
             if isinstance(answer, Exception):
@@ -86,8 +96,9 @@ async def test_own_queries_are_asked_for_each_side_at_the_same_moment():
     found = await look(prometheus, OWN)
     assert prometheus.times == {5.0}
     assert found.canary.codes == {"500": 1.0, "200": 9.0}
-    assert found.canary.own == {"sold": (4.0, 9.0), "score": (0.5,)}
-    assert found.stable.own == {"sold": (40.0, 90.0), "score": (0.6,)}
+    assert found.canary.own == {"errors": (1.0, 10.0), "sold": (4.0, 9.0), "score": (0.5,)}
+    assert found.stable.own == {"errors": (2.0, 90.0), "sold": (40.0, 90.0), "score": (0.6,)}
+    assert found.stable.peaks == {"errors": (2.0, 90.0), "sold": (40.0, 90.0)}
     assert not found.canary.silent
 
 
@@ -109,10 +120,22 @@ async def test_a_query_that_gives_no_number_says_why(query, answer, metric, reas
 
 async def test_refused_queries_are_known_by_the_metrics_name():
     refused = {"seen(old)": PrometheusQueryError("bad PromQL"), "score(old)": []}
-    found = await refusals(
-        Answering(OWN, ANSWERS | refused), OWN, service="digits", namespace="models", side="old", at=1.0
-    )
+    fill = partial(filled, side="old", service="digits", namespace="models", window_seconds=5)
+    found = await refusals(Answering(OWN, ANSWERS | refused), OWN, fill, at=1.0)
     assert found == {"sold": "bad PromQL"}
+
+
+async def test_a_rollout_whose_queries_are_refused_does_not_begin():
+    settings = {"rollout.own_metrics": [{"kind": "gauge", "name": "score", "value": "oops($side", "tolerance": 1}]}
+    parsed = parse_settings({"defaults": {"data_lake": "file:///lake"}}, "digits", settings)
+    request = RolloutRequest.of(parsed, version="2", storage_uri="file:///lake/2")
+    answers = {
+        "vector(1)": [1.0],
+        "oops(digits-predictor": PrometheusQueryError("Prometheus refuses 'oops(': unclosed"),
+    }
+    with pytest.raises(RolloutRefusedError, match=r"mend the queries in rollout: score: Prometheus refuses 'oops\('"):
+        await check_prometheus(Answering(OWN, answers), request, 1.0)
+    await check_prometheus(Answering(OWN, answers | {"oops(digits-predictor": []}), request, 1.0)
 
 
 class Remembering:
@@ -150,10 +173,13 @@ async def test_the_history_is_the_stable_sides_own_without_gaps_and_restarts():
 
 class RememberingOwn:
     async def range(self, query, start, end, step):
-        times = tuple(start + step * minute for minute in range(4))
-        values = {"failed(old)": (0.0, 1.0, 1.0, 4.0), "all(old)": (0.0, 50.0, 120.0, 180.0)}
+        times = tuple(start + step * minute for minute in range(7))
+        values = {
+            "failed(old)": (0.0, 1.0, 1.0, 4.0, 0.0, 5.0, 6.0),
+            "all(old)": (0.0, 50.0, 120.0, 180.0, 0.0, 200.0, 260.0),
+        }
         return [Series({}, times, values[query])] if query in values else []
 
 
-async def test_the_history_of_own_error_queries():
-    assert await remembered(RememberingOwn(), OWN) == [(50, 1), (70, 0), (60, 3)]
+async def test_the_history_of_own_error_queries_leaves_a_scrape_gap_out():
+    assert await remembered(RememberingOwn(), OWN) == [(50, 1), (70, 0), (60, 3), (60, 1)]

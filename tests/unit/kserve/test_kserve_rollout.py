@@ -114,6 +114,38 @@ def test_a_catastrophe_ends_at_the_first_look_with_data():
     assert "within one look" in ended_state.reason
 
 
+SCORE = {"kind": "gauge", "name": "score", "value": "score($side)", "tolerance": 0.1, "harm": "fewer"}
+
+
+def look_at_score(state, number, canary):
+    """One more look at clean traffic, with a gauge of one's own; None: its query gives nothing on the canary."""
+    new, old = counters(200 * number), counters(1800 * number)
+    new = dataclasses.replace(
+        new,
+        own={} if canary is None else {"score": (canary + number / 1e6,)},
+        silent={} if canary is not None else {"score": "score(new) gives nothing"},
+    )
+    after = Snapshot(5.0 * number, new, dataclasses.replace(old, own={"score": (0.8,)}))
+    service = seen(**CANARY, percent=state.percent, traffic={BAD: state.percent, GOOD: 100 - state.percent})
+    return look(state, service, after, 5.0 * number)
+
+
+def test_a_metric_of_ones_own_decides_with_the_others_and_is_reported():
+    good = bad = silent = state(**{"rollout.own_metrics": [SCORE]})
+    for number in range(40):
+        good, bad, silent = (
+            look_at_score(each, number, score).state if each.phase is Phase.CANARY else each
+            for each, score in ((good, 0.8), (bad, 0.5), (silent, None))
+        )
+        assert RolloutState.from_json(json.loads(json.dumps(good.to_json()))) == good
+    assert (good.decision, bad.decision, silent.decision) == (Decision.PROMOTED, Decision.ROLLED_BACK, None)
+    assert bad.reason.startswith("score: 0.5")
+    assert "score: no data, score(new) gives nothing on the canary side" in silent.steps[-1].reason
+    step = report(bad, seen(), 300.0)["steps"][-1]
+    assert step["own_metrics"]["score"]["canary"] == pytest.approx(0.5, abs=0.001)
+    assert report(silent, seen(), 300.0)["steps"][-1]["own_metrics"] == {}
+
+
 def test_gaps_hold_and_keep_the_evidence():
     before = state()
     found = look(before, seen(**CANARY, percent=10, traffic={BAD: 10, GOOD: 90}), Gap("Prometheus is away"), 5.0)

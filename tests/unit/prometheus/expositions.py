@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 CANARY, STABLE = "digits-predictor-00002", "digits-predictor-00001"
+STANDARD_CANARY, STANDARD_STABLE = "digits-v2-predictor", "digits-predictor"
 BELOW = {"0.005": 0, "0.01": 1, "+Inf": 1}  # every request takes between 5 and 10 ms
 # side → status code → requests so far
 Requests = dict[str, dict[str, int]]
@@ -114,8 +115,8 @@ EXPOSITIONS: Mapping[str, Callable[[Requests], str]] = {
 
 
 def pod(side: str) -> str:
-    """A pod of the side's Deployment."""
-    return f"{side}-deployment-6b8f9c7d5-x2kvq"
+    """A pod of the Deployment of a revision, or of a Service in Standard mode."""
+    return f"{side}-deployment-6b8f9c7d5-x2kvq" if side[-1].isdigit() else f"{side}-6b8f9c7d5-x2kvq"
 
 
 @contextmanager

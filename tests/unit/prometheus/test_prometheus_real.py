@@ -7,17 +7,28 @@ import subprocess
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from ml_lifecycle.canary.evidence import Counts, Readings
 from ml_lifecycle.canary.snapshot import Gap, between
-from ml_lifecycle.kserve.data_planes import PRESETS, source
-from ml_lifecycle.kserve.queries import history, refusals, snapshot
+from ml_lifecycle.kserve.data_planes import PRESETS, filled, source
+from ml_lifecycle.kserve.own_queries import refusals
+from ml_lifecycle.kserve.queries import history, snapshot
 from ml_lifecycle.prometheus.client import PrometheusClient
 from ml_lifecycle.prometheus.exceptions import PrometheusError, PrometheusQueryError
 from ml_lifecycle.settings import Rollout
-from tests.unit.prometheus.expositions import CANARY, EXPOSITIONS, STABLE, knative_otel, pod, target
+from tests.unit.prometheus.expositions import (
+    CANARY,
+    EXPOSITIONS,
+    STABLE,
+    STANDARD_CANARY,
+    STANDARD_STABLE,
+    knative_otel,
+    pod,
+    target,
+)
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not on PATH"),
@@ -56,11 +67,11 @@ class World:
                 process.wait(10)
 
 
-async def look(client, preset, since=None, at=None):
+async def look(client, preset, since=None, at=None, canary=CANARY, stable=STABLE):
     """A snapshot now; `since` is the one before."""
     at = time.time() if at is None else at
     window = at - since.at if since else 30
-    return await snapshot(client, preset, **SIDES, canary=CANARY, stable=STABLE, at=at, window_seconds=window)
+    return await snapshot(client, preset, **SIDES, canary=canary, stable=stable, at=at, window_seconds=window)
 
 
 async def until(read, wanted):
@@ -83,28 +94,31 @@ OWN_ERRORS = {
 
 
 async def test_every_preset_counts_both_sides_and_first_errors(tmp_path):
-    """Whatever else a data plane reports of the same request, or of others', each is counted once."""
-    requests = {STABLE: {"200": 100}, CANARY: {"200": 1}}
+    """Whatever else a data plane reports of the same request, or of others', each is counted once; in both modes."""
+    before, after = {"200": 100}, {"200": 179, "404": 1}
+    requests = {STABLE: before, CANARY: {"200": 1}, STANDARD_STABLE: before, STANDARD_CANARY: {"200": 1}}
     presets = {name: source(Rollout(metrics=name, lag_seconds=LAG)) for name in PRESETS if name != "kserve"}
     presets["kserve"] = source(Rollout(metrics="kserve", errors=OWN_ERRORS, lag_seconds=LAG))
+    modes = [
+        (name, preset, canary, stable)
+        for name, preset in presets.items()
+        for canary, stable in ((CANARY, STABLE), (STANDARD_CANARY, STANDARD_STABLE))
+        if canary == CANARY or "knative" not in name
+    ]
     world = World(lambda: "".join(show(requests) for show in EXPOSITIONS.values()))
+
+    async def counts(client, preset, canary, stable, total, since=None):
+        """The snapshot once the canary has so many requests."""
+        read = partial(look, client, preset, since, canary=canary, stable=stable)
+        return await until(read, lambda found: sum(found.canary.codes.values()) == total)
+
     with world.prometheus(tmp_path) as url:
         async with PrometheusClient(url) as client:
-            async with asyncio.TaskGroup() as group:
-                before = {
-                    name: group.create_task(
-                        until(lambda p=preset: look(client, p), lambda found: sum(found.stable.codes.values()) == 100)
-                    )
-                    for name, preset in presets.items()
-                }
-            requests[CANARY] = {"200": 21, "503": 3}
-            requests[STABLE] = {"200": 179, "404": 1}
-            for name, preset in presets.items():
-                old = before[name].result()
-                new = await until(
-                    lambda p=preset, o=old: look(client, p, o), lambda found: sum(found.canary.codes.values()) == 24
-                )
-                window = between(old, new)
+            old = [await counts(client, preset, *sides, 1) for _, preset, *sides in modes]
+            for canary, stable in ((CANARY, STABLE), (STANDARD_CANARY, STANDARD_STABLE)):
+                requests |= {canary: {"200": 21, "503": 3}, stable: after}
+            for (name, preset, *sides), earlier in zip(modes, old, strict=True):
+                window = between(earlier, await counts(client, preset, *sides, 24, earlier))
                 assert not isinstance(window, Gap), f"{name}: {window.reason}"
                 assert (window.canary.requests, window.canary.errors) == (23, 3), name
                 assert (window.stable.requests, window.stable.errors) == (80, 0), name
@@ -164,7 +178,8 @@ async def test_metrics_of_ones_own_are_read_or_say_why_not(tmp_path):
             assert "parse error" in window.silent["broken"]
             assert "no finite number on the canary side" in window.silent["undefined"]
 
-            refused = await refusals(client, OWN, **SIDES, side=STABLE, at=time.time())
+            fill = partial(filled, **SIDES, side=STABLE, window_seconds=1)
+            refused = await refusals(client, OWN, fill, at=time.time())
             assert list(refused) == ["broken"]
             with pytest.raises(PrometheusQueryError, match="sum by"):
                 await client.instant("sum by (", time.time())
@@ -189,6 +204,48 @@ async def test_a_scrape_gap_is_no_traffic_on_either_end(tmp_path):
             requests[STABLE]["200"] += 11
             after = await until(lambda: look(client, OTEL, back), lambda found: found.stable.codes["200"] == 5018)
             assert between(back, after).stable.requests == 11
+
+
+async def test_a_scrape_gap_is_no_traffic_in_own_counts(tmp_path):
+    """`or vector(0)` turns the gap into a count of none, and its end into all that was ever counted."""
+    counts = {
+        "kind": "counts",
+        "name": "sold",
+        "events": 'sum(sold_total{side="$side"}) or vector(0)',
+        "total": 'sum(seen_total{side="$side"}) or vector(0)',
+    }
+    preset = source(Rollout(lag_seconds=LAG, own_metrics=[counts]))
+    seen = {"sold": 5000}
+
+    def text(shown):
+        lines = [f'sold_total{{side="{side}"}} {seen["sold"] // 2}' for side in (CANARY, STABLE)]
+        lines += [f'seen_total{{side="{side}"}} {seen["sold"]}' for side in (CANARY, STABLE)]
+        plane = knative_otel({STABLE: {"200": seen["sold"]}, CANARY: {"200": 5}})
+        return "\n".join([*(lines if shown else []), plane])
+
+    world = World(lambda: text(shown=True))
+    with world.prometheus(tmp_path) as url:
+        async with PrometheusClient(url) as client:
+
+            async def sees(total, since):
+                def wanted(found):
+                    return found.stable.own.get("sold", ())[1:] == (total,)
+
+                return await until(lambda: look(client, preset, since), wanted)
+
+            before = await sees(5000, None)
+            await asyncio.sleep(15)  # the step in which Prometheus looks back for what a count had reached
+            world.text = lambda: text(shown=False)
+            seen["sold"] += 1
+            lost = await sees(0, before)
+            assert "went down" in between(before, lost).silent["sold"]
+            world.text = lambda: text(shown=True)
+            seen["sold"] += 1
+            back = await sees(5002, lost)
+            assert "had lost some of its series" in between(lost, back).silent["sold"]
+            seen["sold"] += 100
+            after = await sees(5102, back)
+            assert between(back, after).own["sold"] == Counts(100, 50, 100, 50)
 
 
 async def test_a_reset_or_a_lost_pod_is_seen_though_the_sum_grows(tmp_path):
