@@ -1,5 +1,6 @@
 """The trace of a rollout's looks: nothing that was counted is lost, and it never grows beyond its bound."""
 
+import itertools
 import json
 
 from hypothesis import given, settings
@@ -40,6 +41,14 @@ def test_a_long_rollout_keeps_every_count_and_each_step_within_the_bound(looks):
     assert [point.at for point in trace] == sorted(point.at for point in trace)
     assert trace[-1].at == given_points[-1].at
     assert trace[-1].numbers == given_points[-1].numbers
+
+
+def test_what_is_added_up_is_spread_over_the_whole_rollout():
+    trace = ()
+    for at in range(5 * MOST_POINTS):
+        trace = extend(trace, Point(float(at), 10))
+    spans = [later.at - earlier.at for earlier, later in itertools.pairwise(trace)]
+    assert max(spans) <= 4 * min(spans[:-1])
 
 
 @settings(max_examples=20, deadline=None)
