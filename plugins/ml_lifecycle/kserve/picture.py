@@ -77,7 +77,7 @@ def _traffic_panel(trace: Trace, time: _Scale, top: float, bottom: float) -> Ite
     share = _Scale(0, 100, bottom, top)
     yield _area([(time.at(point.at), share.at(point.percent)) for point in trace], bottom)
     yield from _legend(
-        top - 14,
+        top - 28,
         "Failed requests",
         (("canary", _CANARY, ""), ("stable", _STABLE, "")),
         "lines: all looks so far, dots: each look; grey: the canary's share of the traffic",
@@ -101,7 +101,7 @@ def _evidence_panel(trace: Trace, time: _Scale, top: float, bottom: float) -> It
     metrics = list(dict.fromkeys(name.partition(".")[0] for point in trace for name in point.numbers))
     scale = _Scale(0, 1.4, bottom, top)
     yield from _legend(
-        top - 14,
+        top - 28,
         "Evidence",
         (("against", _AGAINST, ""), ("for", _FOR, ""), *((m, _INK, _DASHES[i % 4]) for i, m in enumerate(metrics))),
         "one line against at 100 % rolls back, every line for at 100 % promotes",
@@ -235,4 +235,4 @@ def _legend(y: float, title: str, entries: Iterable[tuple[str, str, str]], expla
         yield _line([(x, y - 4), (x + 22, y - 4)], colour, dash=dash)
         yield _text(x + 27, y, name)
         x += 42 + 7.0 * len(name)
-    yield _text(x + 6, y, explanation, colour=_PALE, size=11)
+    yield _text(24, y + 17, explanation, colour=_PALE, size=11)

@@ -9,6 +9,8 @@ from typing import Any, Self
 from ml_lifecycle.canary.evidence import Window
 
 MOST_POINTS = 120
+_TELLING = 10.0
+"""Numbers beyond tell nothing more; JSON has no infinity, which an impossible hypothesis comes to."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Point:
             percent,
             (seen.canary.requests, seen.canary.errors),
             (seen.stable.requests, seen.stable.errors),
-            {name: round(value, 3) for name, value in numbers.items()},
+            {name: round(max(-_TELLING, min(value, _TELLING)), 3) for name, value in numbers.items()},
         )
 
     def with_earlier(self, earlier: Point) -> Point:

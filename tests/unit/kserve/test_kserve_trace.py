@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +25,12 @@ def test_a_point_is_what_the_look_saw_and_the_verdicts_numbers():
     point = Point.of(31.24, 10, window, {"errors.harm": 0.61234})
     assert point == Point(31.2, 10, (12, 4), (237, 1), {"errors.harm": 0.612})
     assert Point.of(31.24, 10, None, {}).canary == (0, 0)
+
+
+def test_what_is_impossible_is_still_a_number_in_json():
+    point = Point.of(5.0, 10, None, {"refunds.floor": -math.inf, "errors.harm": math.inf})
+    assert json.dumps(point.to_json(), allow_nan=False)
+    assert point.numbers == {"refunds.floor": -10.0, "errors.harm": 10.0}
 
 
 @settings(max_examples=50, deadline=None)
