@@ -17,7 +17,7 @@ from ml_lifecycle.settings_variable import read_settings
 if TYPE_CHECKING:
     from ml_lifecycle.kserve.request import RolloutRequest
     from ml_lifecycle.settings import Settings
-    from ml_lifecycle.tracking.client import ModelVersion
+    from ml_lifecycle.tracking.client import ModelVersion, TrackingClient
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +108,20 @@ def promoted_version(settings: Settings, version: str) -> ModelVersion:
     return found
 
 
+def log_picture(tracking: TrackingClient, report: dict[str, Any]) -> None:
+    """The evidence as a picture on the version's MLflow run; a run that is gone must not keep a version from `live`."""
+    from ml_lifecycle.exceptions import LifecycleError
+    from ml_lifecycle.kserve.picture import draw
+
+    picture = draw(report)
+    if not (picture and report["run_id"]):
+        return
+    try:
+        tracking.log_text(report["run_id"], f"rollout/version-{report['version']}.svg", picture)
+    except LifecycleError as error:
+        log.warning("the rollout has no picture: %s", error)
+
+
 def tracking_page(request: RolloutRequest) -> str:
     """Address of the version's MLflow run; empty where MLflow does not say: a message must not wait for it."""
     from ml_lifecycle.exceptions import LifecycleError
@@ -158,7 +172,6 @@ with DAG(
         """Aliases follow what serves; fails with the reason where that is not the new version."""
         from airflow.providers.common.compat.sdk import AirflowFailException
 
-        from ml_lifecycle.kserve.picture import draw
         from ml_lifecycle.tracking.client import connect
         from ml_lifecycle.tracking.rollout_aliases import follow_rollout
 
@@ -166,8 +179,7 @@ with DAG(
         if outcome != "not_opened":
             with refusing(), connect(rollout["connections"]["tracking"]) as tracking:
                 follow_rollout(tracking, report)
-                if report["run_id"] and (picture := draw(report)):
-                    tracking.log_text(report["run_id"], f"rollout/version-{version}.svg", picture)
+                log_picture(tracking, report)
         if outcome != "promoted":
             raise AirflowFailException(f"{model} version {version} {outcome.replace('_', ' ')}: {report['reason']}")
         event = ModelEvent(

@@ -141,6 +141,19 @@ def test_what_cannot_be_rolled_out_is_refused_before_anything_is_changed(cluster
     assert [message.subject for message in Recorder.told] == [f"{MODEL} version 2 was not rolled out"]
 
 
+def test_a_version_whose_training_run_was_deleted_goes_live_without_a_picture(
+    cluster, registry, run_dag, states, caplog
+):
+    for version in ("1", "2"):
+        run_id = registry.version(MODEL, version).run_id
+        registry._client.delete_run(run_id)
+        registry._client._tracking_client.store._hard_delete_run(run_id)  # as `mlflow gc` does
+        run = run_dag("roll_out_model.py", "roll_out_model", {"model": MODEL, "version": version})
+        assert run.state == "success", states(run)
+    assert "the rollout has no picture" in caplog.text
+    assert registry.find_alias(MODEL, "live").version == "2"
+
+
 def test_a_notifier_that_fails_is_seen_and_changes_nothing(cluster, registry, run_dag, states, monkeypatch):
     document = json.loads(os.environ["AIRFLOW_VAR_ML_LIFECYCLE"])
     broken = {"notifier": f"{__name__}.Recorder", "arguments": {"fails": True}}

@@ -14,8 +14,13 @@ from ml_lifecycle.kserve.trace import Point, Trace
 
 WIDTH, HEIGHT = 900, 620
 _LEFT, _RIGHT = 64, 836
+_UPPER, _LOWER = (150, 340), (400, 560)
+"""Top and bottom of the panels."""
 _CANARY, _STABLE, _TRAFFIC, _INK, _PALE = "#e8590c", "#1971c2", "#e3e8ee", "#212529", "#868e96"
 _AGAINST, _FOR = "#c92a2a", "#2b8a3e"
+_TICKS = (0.5, 1, 2, 5, 10, 15, 20, 30, *(60 * m for m in (1, 2, 5, 10, 15, 20, 30)), *(3600 * h for h in (1, 2, 4, 8)))
+_UNITS = ((3600, "h"), (60, "min"), (0, "s"))
+"""Seconds between two marks of the time axis, and the units that they are told in."""
 _DASHES = ("", "7 4", "2 3", "10 3 2 3")
 """One for each metric."""
 
@@ -43,9 +48,10 @@ def draw(report: Mapping[str, Any]) -> str:
     time = _Scale(trace[0].at, max(trace[-1].at, trace[0].at + 1), _LEFT, _RIGHT)
     parts = [
         *_heading(report, trace),
-        *_traffic_panel(trace, time, top=150, bottom=340),
-        *_evidence_panel(trace, time, top=400, bottom=560),
-        *_time_axis(time, 560),
+        *_traffic_panel(trace, time, *_UPPER),
+        *_evidence_panel(trace, time, *_LOWER),
+        *_time_axis(time, _LOWER[1]),
+        *_steps(trace, time),
         *_ending(report, time, trace[-1].at),
     ]
     return (
@@ -66,15 +72,15 @@ def _heading(report: Mapping[str, Any], trace: Trace) -> Iterator[str]:
         yield _text(24, 74 + 16 * line, words)
 
 
-def _traffic_panel(trace: Trace, time: _Scale, *, top: float, bottom: float) -> Iterator[str]:
+def _traffic_panel(trace: Trace, time: _Scale, top: float, bottom: float) -> Iterator[str]:
     """Failed requests of both sides, before the canary's share of the traffic."""
     share = _Scale(0, 100, bottom, top)
     yield _area([(time.at(point.at), share.at(point.percent)) for point in trace], bottom)
     yield from _legend(
-        top - 14,
+        top - 28,
         "Failed requests",
         (("canary", _CANARY, ""), ("stable", _STABLE, "")),
-        "line: since the first look, dot: one look; grey: the canary's share of the traffic",
+        "lines: all looks so far, dots: each look; grey: the canary's share of the traffic",
     )
     sides = {side: [getattr(point, side) for point in trace] for side in ("stable", "canary")}
     rates = _Scale(0, _rounded_up(max(0.01, *(_highest(counts) for counts in sides.values()))), bottom, top)
@@ -88,16 +94,14 @@ def _traffic_panel(trace: Trace, time: _Scale, *, top: float, bottom: float) -> 
                 yield _dot(time.at(point.at), rates.at(failed / requests), colour)
         line = zip(trace, _cumulative(sides[side]), strict=True)
         yield _line([(time.at(point.at), rates.at(rate)) for point, rate in line if rate is not None], colour)
-    for at, percent in _step_starts(trace):
-        yield _text(time.at(at) + 4, share.at(percent) - 5, f"{percent} %", colour=_PALE)
 
 
-def _evidence_panel(trace: Trace, time: _Scale, *, top: float, bottom: float) -> Iterator[str]:
+def _evidence_panel(trace: Trace, time: _Scale, top: float, bottom: float) -> Iterator[str]:
     """Each metric's evidence against the version and for it, in parts of what decides."""
     metrics = list(dict.fromkeys(name.partition(".")[0] for point in trace for name in point.numbers))
     scale = _Scale(0, 1.4, bottom, top)
     yield from _legend(
-        top - 14,
+        top - 28,
         "Evidence",
         (("against", _AGAINST, ""), ("for", _FOR, ""), *((m, _INK, _DASHES[i % 4]) for i, m in enumerate(metrics))),
         "one line against at 100 % rolls back, every line for at 100 % promotes",
@@ -122,17 +126,28 @@ def _evidence(point: Point, metric: str) -> tuple[float, float]:
 
 
 def _time_axis(time: _Scale, bottom: float) -> Iterator[str]:
-    step = _rounded_up((time.high - time.low) / 6)
-    for number in range(int((time.high - time.low) / step) + 1):
-        yield _text(time.at(time.low + number * step), bottom + 18, _clock(number * step), anchor="middle")
+    seconds = time.high - time.low
+    step = next((tick for tick in _TICKS if tick >= seconds / 7), _rounded_up(seconds / 7))
+    size, unit = next((size or 1, unit) for size, unit in _UNITS if step >= size)
+    for number in range(int(seconds / step) + 1):
+        words = f"{number * step / size:g} {unit}"
+        yield _text(time.at(time.low + number * step), bottom + 18, words, anchor="middle")
     yield _text((_LEFT + _RIGHT) / 2, bottom + 38, "since the first look", anchor="middle", colour=_PALE)
+
+
+def _steps(trace: Trace, time: _Scale) -> Iterator[str]:
+    """Where each step began."""
+    for at, percent in _step_starts(trace):
+        yield _text(time.at(at) + 5, _UPPER[0] + 15, f"{percent} %", colour=_PALE)
+        for panel in (_UPPER, _LOWER):
+            yield _line([(time.at(at), y) for y in panel], _PALE, width=1, dash="1 3")
 
 
 def _ending(report: Mapping[str, Any], time: _Scale, at: float) -> Iterator[str]:
     colour = _FOR if report["outcome"] == "promoted" else _AGAINST
-    for top, bottom in ((150, 340), (400, 560)):
-        yield _line([(time.at(at), top), (time.at(at), bottom)], colour, width=2)
-    yield _text(time.at(at), 370, _outcome(report), anchor="end", colour=colour, bold=True)
+    for panel in (_UPPER, _LOWER):
+        yield _line([(time.at(at), y) for y in panel], colour)
+    yield _text(time.at(at), _UPPER[1] + 30, _outcome(report), anchor="end", colour=colour, bold=True)
 
 
 def _outcome(report: Mapping[str, Any]) -> str:
@@ -175,7 +190,7 @@ def _percent(share: float) -> str:
 
 def _clock(seconds: float) -> str:
     if seconds < 120:
-        return f"{seconds:.3g} s"
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
     return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
 
 
@@ -220,4 +235,4 @@ def _legend(y: float, title: str, entries: Iterable[tuple[str, str, str]], expla
         yield _line([(x, y - 4), (x + 22, y - 4)], colour, dash=dash)
         yield _text(x + 27, y, name)
         x += 42 + 7.0 * len(name)
-    yield _text(x + 6, y, explanation, colour=_PALE, size=11)
+    yield _text(24, y + 17, explanation, colour=_PALE, size=11)

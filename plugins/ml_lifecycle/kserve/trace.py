@@ -9,6 +9,8 @@ from typing import Any, Self
 from ml_lifecycle.canary.evidence import Window
 
 MOST_POINTS = 120
+_TELLING = 10.0
+"""Numbers beyond tell nothing more; JSON has no infinity, which an impossible hypothesis comes to."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Point:
             percent,
             (seen.canary.requests, seen.canary.errors),
             (seen.stable.requests, seen.stable.errors),
-            {name: round(value, 3) for name, value in numbers.items()},
+            {name: round(max(-_TELLING, min(value, _TELLING)), 3) for name, value in numbers.items()},
         )
 
     def with_earlier(self, earlier: Point) -> Point:
@@ -61,18 +63,10 @@ Trace = tuple[Point, ...]
 
 
 def extend(trace: Trace, point: Point) -> Trace:
-    """With one more look; beyond MOST_POINTS neighbours on the same step are added up, pair by pair."""
+    """With one more look; beyond MOST_POINTS the neighbours on one step that span the least time are added up."""
     longer = (*trace, point)
-    return longer if len(longer) <= MOST_POINTS else _paired(longer)
-
-
-def _paired(trace: Trace) -> Trace:
-    merged: list[Point] = []
-    alone = False
-    for point in trace:
-        alone = not (alone and merged[-1].percent == point.percent)
-        if alone:
-            merged.append(point)
-        else:
-            merged[-1] = point.with_earlier(merged[-1])
-    return tuple(merged)
+    if len(longer) <= MOST_POINTS:
+        return longer
+    pairs = [later for later in range(1, len(longer)) if longer[later].percent == longer[later - 1].percent]
+    later = min(pairs, key=lambda later: longer[later].at - (longer[later - 2].at if later > 1 else 0.0))
+    return (*longer[: later - 1], longer[later].with_earlier(longer[later - 1]), *longer[later + 1 :])

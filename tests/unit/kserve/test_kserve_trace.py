@@ -1,6 +1,8 @@
 """The trace of a rollout's looks: nothing that was counted is lost, and it never grows beyond its bound."""
 
+import itertools
 import json
+import math
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +27,12 @@ def test_a_point_is_what_the_look_saw_and_the_verdicts_numbers():
     assert Point.of(31.24, 10, None, {}).canary == (0, 0)
 
 
+def test_what_is_impossible_is_still_a_number_in_json():
+    point = Point.of(5.0, 10, None, {"refunds.floor": -math.inf, "errors.harm": math.inf})
+    assert json.dumps(point.to_json(), allow_nan=False)
+    assert point.numbers == {"refunds.floor": -10.0, "errors.harm": 10.0}
+
+
 @settings(max_examples=50, deadline=None)
 @given(LOOKS)
 def test_a_long_rollout_keeps_every_count_and_each_step_within_the_bound(looks):
@@ -40,6 +48,14 @@ def test_a_long_rollout_keeps_every_count_and_each_step_within_the_bound(looks):
     assert [point.at for point in trace] == sorted(point.at for point in trace)
     assert trace[-1].at == given_points[-1].at
     assert trace[-1].numbers == given_points[-1].numbers
+
+
+def test_what_is_added_up_is_spread_over_the_whole_rollout():
+    trace = ()
+    for at in range(5 * MOST_POINTS):
+        trace = extend(trace, Point(float(at), 10))
+    spans = [later.at - earlier.at for earlier, later in itertools.pairwise(trace)]
+    assert max(spans) <= 4 * min(spans[:-1])
 
 
 @settings(max_examples=20, deadline=None)
