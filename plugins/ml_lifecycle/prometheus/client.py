@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, Self
 import httpx
 
 from ml_lifecycle.prometheus.exceptions import PrometheusQueryError, PrometheusUnavailableError
+from ml_lifecycle.sharing import Shared
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,15 @@ def _series(row: Mapping[str, Any]) -> Series:
     return Series(row["metric"], times, tuple(float(value) for _, value in row["values"]))
 
 
+_CLIENTS: Shared[PrometheusClient] = Shared()
+
+
 @asynccontextmanager
 async def connect(connection_id: str) -> AsyncIterator[PrometheusClient]:
-    """The client of an Airflow connection of type http; its extra may hold `headers` and `timeout`, nothing else."""
+    """The client of an Airflow connection of type http; its extra may hold `headers` and `timeout`, nothing else.
+
+    All who are connected at the same time share one client.
+    """
     from airflow.providers.common.compat.connection import get_async_connection
 
     connection = await get_async_connection(connection_id)
@@ -109,9 +117,12 @@ async def connect(connection_id: str) -> AsyncIterator[PrometheusClient]:
     if connection.login:
         secret = f"{connection.login}:{connection.password or ''}".encode()
         headers["Authorization"] = f"Basic {base64.b64encode(secret).decode()}"
-    async with PrometheusClient(
-        _base_url(connection), headers=headers, timeout=float(extra.get("timeout", 10))
-    ) as client:
+    address, timeout = _base_url(connection), float(extra.get("timeout", 10))
+
+    def opening() -> PrometheusClient:
+        return PrometheusClient(address, headers=headers, timeout=timeout)
+
+    async with _CLIENTS.use((address, timeout, json.dumps(headers, sort_keys=True)), opening) as client:
         yield client
 
 
