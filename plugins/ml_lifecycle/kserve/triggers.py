@@ -153,6 +153,8 @@ class CanaryTrigger(RolloutTrigger):
         if service is None:
             return state
         counters = await client.counters(state, prometheus)
+        if reason := await client.broken(state, counters):
+            return await client.save(state.decide(Decision.ROLLED_BACK, reason))
         seen = look(state, service, counters, client.now())
         self.log.info("%s", seen.line)
         after = await client.save(seen.state)
