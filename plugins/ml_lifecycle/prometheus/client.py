@@ -15,6 +15,8 @@ import httpx
 from ml_lifecycle.prometheus.exceptions import PrometheusQueryError, PrometheusUnavailableError
 from ml_lifecycle.sharing import Shared
 
+MOST_AT_ONCE = 16
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -40,6 +42,8 @@ class PrometheusClient:
     def __init__(self, base_url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 10) -> None:
         self.base_url = base_url.rstrip("/")
         self._http = httpx.AsyncClient(headers=dict(headers or {}), timeout=timeout)
+        # Prometheus runs 20 queries at a time; the time that others wait for their turn is no time-out.
+        self._places = asyncio.Semaphore(MOST_AT_ONCE)
 
     async def __aenter__(self) -> Self:
         return self
@@ -64,7 +68,8 @@ class PrometheusClient:
 
     async def _ask(self, path: str, form: Mapping[str, str]) -> dict[str, Any]:
         try:
-            response = await self._http.post(f"{self.base_url}/api/v1/{path}", data=dict(form))
+            async with self._places:
+                response = await self._http.post(f"{self.base_url}/api/v1/{path}", data=dict(form))
         except httpx.HTTPError as error:
             raise PrometheusUnavailableError(
                 f"Prometheus at {self.base_url} does not answer ({type(error).__name__}: {error}): "
