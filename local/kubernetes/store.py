@@ -13,7 +13,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -36,6 +35,13 @@ Manifests = list[Manifest]
 Admission = Callable[[Manifest, Manifest | None], None]
 """A validating webhook: given an object, and what it was if it is not new, it raises what it refuses."""
 CONTROLLER = "controller"
+
+
+def deepcopy(value: Any) -> Any:
+    """A copy of JSON: several times faster than the standard library's, which is most of what the store does."""
+    if isinstance(value, dict):
+        return {key: deepcopy(item) for key, item in value.items()}
+    return [deepcopy(item) for item in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)

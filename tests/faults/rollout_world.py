@@ -7,9 +7,10 @@ import asyncio
 import json
 import sys
 import threading
+import time
 import urllib.parse
 from collections import defaultdict
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -25,12 +26,14 @@ from ml_lifecycle.settings import parse_settings
 RUN = "roll_out_model/run"
 MODEL, NAMESPACE, IMAGE = "digits", "models", "test/server:1"
 BOUNDS = ("0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1.0", "+Inf")
-# Serves what the model's file `answer` says: `crash` ends at once, `never` never listens, all else is healthy.
+# Serves what the model's file `answer` says: `crash` ends at once, `memory` is killed as for want of memory, `never`
+# never listens, all else is healthy.
 SERVER = """
 import http.server, os, pathlib, signal, sys, time
 folder = pathlib.Path(next(a for a in sys.argv if a.startswith("--model_dir=")).partition("=")[2])
 answer = (folder / "answer").read_text()
 if answer == "crash": sys.exit("the model is broken")
+if answer == "memory": os.kill(os.getpid(), signal.SIGKILL)
 while answer == "never": time.sleep(1)
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -51,10 +54,11 @@ FAST = {
 
 @dataclass
 class Behaviour:
-    """How a version answers: share of errors, seconds a request takes (a bucket's bound)."""
+    """How a version answers: share of errors, seconds a request takes (a bucket's bound); or not at all."""
 
     errors: float = 0.0
     seconds: str = "0.01"
+    silent: bool = False
 
 
 class Traffic:
@@ -71,6 +75,7 @@ class Traffic:
         self._unit = 1 if mode == "Knative" else 1000
         self.requests = 200
         self.down = False
+        self.slow_seconds = 0.0
         self.behaviours = defaultdict(Behaviour)  # by revision
         self.codes = defaultdict(lambda: defaultdict(int))
         self.buckets = defaultdict(lambda: defaultdict(int))
@@ -78,26 +83,32 @@ class Traffic:
         self._time = None
         self._lock = threading.Lock()
 
-    def answer(self, query, time):
+    def answer(self, query, at):
         with self._lock:
             if query == "vector(1)":
-                return [{"metric": {}, "value": [time, "1"]}]
-            if time != self._time:
-                self._time = time
+                return [{"metric": {}, "value": [at, "1"]}]
+            if at != self._time:
+                self._time = at
                 self._serve()
             if "resets(" in query:
                 return []
             if "_bucket" in query:
                 return [
-                    {"metric": {self._revision: name, "le": self._bound(le)}, "value": [time, str(count)]}
+                    {"metric": {self._revision: name, "le": self._bound(le)}, "value": [at, str(count)]}
                     for name, buckets in self.buckets.items()
                     for le, count in buckets.items()
                 ]
             return [
-                {"metric": {self._revision: name, self._code: code}, "value": [time, str(count)]}
+                {"metric": {self._revision: name, self._code: code}, "value": [at, str(count)]}
                 for name, codes in self.codes.items()
                 for code, count in codes.items()
             ]
+
+    def forget(self):
+        """All counters begin at 0 again."""
+        with self._lock:
+            self.codes.clear()
+            self.buckets.clear()
 
     def _bound(self, le):
         return le if le == "+Inf" else str(float(le) * self._unit)
@@ -118,6 +129,8 @@ class Traffic:
             count = round(self.requests * percent / 100)
             self.served[name].append(percent)
             behaviour = self.behaviours[name]
+            if behaviour.silent:
+                continue
             failed = round(count * behaviour.errors)
             if count:
                 self.codes[name]["200"] += count - failed
@@ -127,47 +140,55 @@ class Traffic:
                 self.buckets[name][le] += count if float(le) >= float(behaviour.seconds) else 0
 
 
-@contextmanager
-def fake_prometheus(traffic):
-    """Address of an HTTP server that answers instant queries from `traffic`, and has no history."""
+class FakePrometheus:
+    """An HTTP server that answers instant queries from `traffic`, and has no history; it may be stopped and started."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            form = urllib.parse.parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
-            if traffic.down:
-                self._say(503, {"status": "error", "error": "starting up"})
-                return
-            if self.path.endswith("query_range"):
-                self._say(200, {"status": "success", "data": {"resultType": "matrix", "result": []}})
-                return
-            rows = traffic.answer(form["query"][0], float(form["time"][0]))
-            self._say(200, {"status": "success", "data": {"resultType": "vector", "result": rows}})
+    def __init__(self, traffic):
+        self.port = 0
+        self._traffic = traffic
 
-        def _say(self, status, document):
-            body = json.dumps(document).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def start(self):
+        traffic = self._traffic
 
-        def log_message(self, *_):
-            pass
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                form = urllib.parse.parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+                time.sleep(traffic.slow_seconds)
+                if traffic.down:
+                    self._say(503, {"status": "error", "error": "starting up"})
+                    return
+                if self.path.endswith("query_range"):
+                    self._say(200, {"status": "success", "data": {"resultType": "matrix", "result": []}})
+                    return
+                rows = traffic.answer(form["query"][0], float(form["time"][0]))
+                self._say(200, {"status": "success", "data": {"resultType": "vector", "result": rows}})
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
+            def _say(self, status, document):
+                body = json.dumps(document).encode()
+                with suppress(ConnectionError):  # who asked may have gone
+                    self.send_response(status)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self.port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def stop(self):
+        self._server.shutdown()
+        self._server.server_close()
 
 
 class World:
     """What a test of a rollout touches."""
 
-    def __init__(self, stand_in, traffic, lake):
+    def __init__(self, stand_in, traffic, lake, prometheus):
         self.stand_in, self.store, self.traffic, self.lake = stand_in, stand_in.store, traffic, lake
+        self.prometheus = prometheus
 
     def version(self, version, answer="fine"):
         """Serving files of a version; returns their URI."""
@@ -205,17 +226,17 @@ class World:
         """Revision to percent."""
         return {name: percent for name, percent in self.traffic.shares() if percent}
 
+    def is_given_back(self):
+        """Nobody holds the Lease, and no golden cases are left, whatever others have made of the service."""
+        return not self.lease["spec"].get("holderIdentity") and not self.store.list(
+            CONFIG_MAP, NAMESPACE, "ml-lifecycle.io/model"
+        )
+
     def is_clean(self):
         """Nothing of a rollout is left: no open canary, no Lease held, no golden cases."""
         service = self.service
-        return (
-            (
-                service is None
-                or not ({"canaryTrafficPercent", "canary"} & {*service["spec"], *service["spec"]["predictor"]})
-            )
-            and not self.lease["spec"].get("holderIdentity")
-            and not self.store.list(CONFIG_MAP, NAMESPACE, "ml-lifecycle.io/model")
-        )
+        opened = service and {"canaryTrafficPercent", "canary"} & {*service["spec"], *service["spec"]["predictor"]}
+        return not opened and self.is_given_back()
 
 
 @contextmanager
@@ -225,11 +246,15 @@ def world(tmp_path, monkeypatch, image=None, mode="Knative", **stand_in):
     options = {"controllers": True, "ingress_port": 1, "images": images, "deployment_mode": mode, **stand_in}
     with KubernetesStandIn(tmp_path / "cluster", **options) as stand_in:
         traffic = Traffic(stand_in.store, mode)
-        with fake_prometheus(traffic) as port:
-            prometheus = {"conn_type": "http", "host": "127.0.0.1", "port": port}
-            monkeypatch.setenv("AIRFLOW_CONN_PROMETHEUS_DEFAULT", json.dumps(prometheus))
-            monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", stand_in.connection())
-            yield World(stand_in, traffic, tmp_path / "lake")
+        prometheus = FakePrometheus(traffic)
+        prometheus.start()
+        address = {"conn_type": "http", "host": "127.0.0.1", "port": prometheus.port, "extra": {"timeout": 2}}
+        monkeypatch.setenv("AIRFLOW_CONN_PROMETHEUS_DEFAULT", json.dumps(address))
+        monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", stand_in.connection())
+        try:
+            yield World(stand_in, traffic, tmp_path / "lake", prometheus)
+        finally:
+            prometheus.stop()
 
 
 async def event(trigger, holder=RUN):
@@ -264,6 +289,15 @@ async def go_live(cluster, version, holder=RUN, **overrides):
     if ready["status"] == "ready" and (await begin(cluster, holder)).phase is Phase.CANARY:
         await event(CanaryTrigger, holder)
     return (await event(CloseTrigger, holder))["report"]
+
+
+async def persevering(trigger, holder=RUN):
+    """The first event that is not transient: Airflow tries the task again."""
+    for _ in range(100):
+        found = await event(trigger, holder)
+        if not found.get("transient"):
+            return found
+    raise AssertionError("it never gets through")
 
 
 async def until(condition, seconds=20.0):

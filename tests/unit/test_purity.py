@@ -28,6 +28,7 @@ DOES_IO = {
     "params.py",  # Airflow's params
     "resources.py",  # finds files of the installation
     "settings_variable.py",  # reads the Variable
+    "sharing.py",  # opens and closes clients
 }
 ROOMS_OF_IO = {"client.py", "operators.py", "triggers.py", "links.py"}
 

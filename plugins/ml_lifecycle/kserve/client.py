@@ -24,7 +24,7 @@ from ml_lifecycle.kserve.predictor import Predictor, predictor
 from ml_lifecycle.kserve.queries import history, snapshot
 from ml_lifecycle.kserve.report import report
 from ml_lifecycle.kserve.request import RolloutRequest
-from ml_lifecycle.kserve.revisions import Readiness, Service, is_standard, read, readiness
+from ml_lifecycle.kserve.revisions import Readiness, Service, broken_pod, is_standard, read, readiness
 from ml_lifecycle.kserve.rollout import (
     STATE_ANNOTATION,
     Decision,
@@ -269,7 +269,8 @@ class RolloutClient:
         if service is None:
             return state, Readiness(failed=True, reason=f"InferenceService {state.service!r} was deleted")
         state = noted(state, service)
-        pods = await self._pods(state, service) if service.latest_created != state.before else []
+        new = service.latest_created != state.before
+        pods = await self._pods(state, service.latest_created, standard=service.standard) if new else []
         found = readiness(service, pods, before=state.before)
         state, found = self._routed(state, service, found)
         return (begin_testing(state, service) if found.ready and state.phase is Phase.OPENING else state), found
@@ -318,6 +319,16 @@ class RolloutClient:
             )
         except PrometheusUnavailableError as error:
             return Gap(str(error))
+
+    async def broken(self, state: RolloutState, counters: Snapshot | Gap) -> str:
+        """Why the new revision cannot answer; empty where it can.
+
+        A pod that crashes counts no errors, so its state is looked at where nothing new was counted.
+        """
+        if not isinstance(counters, Gap) and (state.snapshot is None or counters.canary != state.snapshot.canary):
+            return ""
+        reason = broken_pod(await self._pods(state, state.revision, standard=state.standard))
+        return f"revision {state.revision}: {reason}" if reason else ""
 
     async def history(self, state: RolloutState, prometheus: PrometheusClient) -> tuple[Window, ...]:
         """The stable side's looks before now; PrometheusUnavailableError where they cannot be read."""
@@ -519,9 +530,8 @@ class RolloutClient:
         targets = [scaler.get("spec", {}).get("targetRef") or {} for scaler in scalers]
         return any(t.get("kind") == INFERENCE_SERVICE.kind and t.get("name") == request.model for t in targets)
 
-    async def _pods(self, state: RolloutState, service: Service) -> list[dict[str, Any]]:
-        revision = service.latest_created
-        selector = pod_selector(revision) if service.standard else f"serving.knative.dev/revision={revision}"
+    async def _pods(self, state: RolloutState, revision: str, *, standard: bool) -> list[dict[str, Any]]:
+        selector = pod_selector(revision) if standard else f"serving.knative.dev/revision={revision}"
         return await self.kubernetes.list(POD, state.request.namespace, label_selector=selector)
 
 

@@ -97,7 +97,7 @@ def read(
         **vars(found),
         transition=model.get("transitionStatus", "") if told else "",
         target_state=(model.get("states") or {}).get("targetModelState", "") if told else "",
-        failure=": ".join(part for part in (failure.get("reason", ""), failure.get("message", "")) if part),
+        failure=_failure(failure),
         failed_revision=failure.get("modelRevisionName", ""),
     )
 
@@ -142,7 +142,7 @@ def readiness(service: Service, pods: Iterable[Mapping[str, Any]], *, before: st
     if not created or created == before:
         return Readiness(reason="KServe has not created the new revision yet")
     pods = list(pods)
-    if reason := _broken_pod(pods) or _failed_load(service, created):
+    if reason := broken_pod(pods) or _failed_load(service, created):
         return Readiness(failed=True, reason=f"revision {created}: {reason}")
     if service.latest_ready != created:
         return Readiness(reason=f"revision {created} is not ready yet")
@@ -161,6 +161,12 @@ def _share(entry: Mapping[str, Any]) -> Share:
     )
 
 
+def _failure(info: Mapping[str, Any]) -> str:
+    """KServe's `lastFailureInfo` in words: 137 is what a process without memory ends with."""
+    code = f"exit code {info['exitCode']}" if info.get("exitCode") else ""
+    return ": ".join(part for part in (info.get("reason", ""), info.get("message", ""), code) if part)
+
+
 def _failed_load(service: Service, revision: str) -> str:
     """`lastFailureInfo` may be stale: it counts while KServe is blocked, and for this revision."""
     if service.latest_ready == revision or service.transition not in _BLOCKED:
@@ -170,7 +176,8 @@ def _failed_load(service: Service, revision: str) -> str:
     return service.failure or service.transition
 
 
-def _broken_pod(pods: Iterable[Mapping[str, Any]]) -> str:
+def broken_pod(pods: Iterable[Mapping[str, Any]]) -> str:
+    """Which pod crashes or cannot start, and why; empty where none does."""
     for pod in pods:
         status = pod.get("status") or {}
         for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):

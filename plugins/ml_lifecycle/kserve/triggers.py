@@ -7,6 +7,8 @@ watch, these act: each look may move the traffic one step.
 from __future__ import annotations
 
 import asyncio
+import math
+import zlib
 from abc import abstractmethod
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -123,7 +125,9 @@ class CanaryTrigger(RolloutTrigger):
         async with connect_prometheus(state.request.connections.prometheus) as prometheus:
             if not state.evidence.errors:
                 state = await client.save(await self._remember(client, prometheus, state))
+            begun = min(state.snapshot.at, client.now()) if state.snapshot else 0.0
             while state.phase is Phase.CANARY:
+                await asyncio.sleep(next_look(self.service, begun, self.poll_seconds) - client.now())
                 begun = client.now()
                 try:
                     state = await self._look(client, prometheus, await client.own(self.namespace, self.service))
@@ -132,8 +136,6 @@ class CanaryTrigger(RolloutTrigger):
                 if state.paused_since is not None and state.announced != state.percent:
                     await client.save(replace(state, announced=state.percent))
                     return {"status": "paused", "percent": state.percent, "reason": state.paused_for}
-                if state.phase is Phase.CANARY:
-                    await asyncio.sleep(max(0.0, begun + self.poll_seconds - client.now()))
         return {"status": "decided", "decision": str(state.decision), "reason": state.reason}
 
     async def _remember(self, client: RolloutClient, prometheus: PrometheusClient, state: RolloutState) -> RolloutState:
@@ -166,6 +168,8 @@ class CanaryTrigger(RolloutTrigger):
         if service is None:
             return state
         counters = await client.counters(state, prometheus)
+        if reason := await client.broken(state, counters):
+            return await client.save(state.decide(Decision.ROLLED_BACK, reason))
         seen = look(state, service, counters, client.now())
         self.log.info("%s", seen.line)
         after = await client.save(seen.state)
@@ -188,6 +192,15 @@ class CloseTrigger(RolloutTrigger):
         if state.phase is Phase.CLOSED:
             return {"status": "closed", "report": await client.report(state)}
         return {"status": "closed", "report": await client.close(state, poll_seconds=self.poll_seconds)}
+
+
+def next_look(service: str, begun: float, seconds: float) -> float:
+    """When to look again after a look that began at `begun` (Unix seconds), with looks every `seconds`.
+
+    Each service has its own moments, so that many rollouts do not look all at once, nor after the triggerer's restart.
+    """
+    own = seconds * (zlib.crc32(service.encode()) / 2**32)
+    return own + seconds * math.ceil((begun + seconds / 2 - own) / seconds)
 
 
 def _rejected(state: RolloutState, reason: str) -> RolloutState:

@@ -29,6 +29,7 @@ from ml_lifecycle.kubernetes.exceptions import (
     error_from_status,
 )
 from ml_lifecycle.kubernetes.resource import ResourceKind, kind_of
+from ml_lifecycle.sharing import Shared
 
 Manifest = dict[str, Any]
 Manifests = list[Manifest]
@@ -36,6 +37,7 @@ Manifests = list[Manifest]
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
 _TRANSIENT = frozenset({429, 500, 502, 503, 504})
+_APIS: Shared[kubernetes_asyncio.client.ApiClient] = Shared()
 _NO_ANSWER = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
 
 
@@ -58,7 +60,10 @@ class Retry:
 
 @asynccontextmanager
 async def connect(connection_id: str) -> AsyncIterator[KubernetesClient]:
-    """A client for the Airflow connection `connection_id`; works in a task and in a triggerer."""
+    """A client for the Airflow connection `connection_id`; works in a task and in a triggerer.
+
+    All who are connected at the same time share its TLS context and its TCP connections.
+    """
     from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
     from airflow.providers.common.compat.connection import get_async_connection
 
@@ -68,7 +73,8 @@ async def connect(connection_id: str) -> AsyncIterator[KubernetesClient]:
         extras = await connection.aextra_dejson()
     else:
         extras = await asyncio.to_thread(lambda: connection.extra_dejson)
-    async with AsyncKubernetesHook(conn_id=connection_id, connection_extras=extras).get_conn() as api:
+    hook = AsyncKubernetesHook(conn_id=connection_id, connection_extras=extras)
+    async with _APIS.use((connection_id, json.dumps(extras, sort_keys=True)), hook.get_conn) as api:
         yield KubernetesClient(api)
 
 

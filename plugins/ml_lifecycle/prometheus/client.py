@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from typing import Any, Self
 import httpx
 
 from ml_lifecycle.prometheus.exceptions import PrometheusQueryError, PrometheusUnavailableError
+from ml_lifecycle.sharing import Shared
+
+MOST_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class PrometheusClient:
     def __init__(self, base_url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 10) -> None:
         self.base_url = base_url.rstrip("/")
         self._http = httpx.AsyncClient(headers=dict(headers or {}), timeout=timeout)
+        # Prometheus runs 20 queries at a time; the time that others wait for their turn is no time-out.
+        self._places = asyncio.Semaphore(MOST_AT_ONCE)
 
     async def __aenter__(self) -> Self:
         return self
@@ -62,7 +68,8 @@ class PrometheusClient:
 
     async def _ask(self, path: str, form: Mapping[str, str]) -> dict[str, Any]:
         try:
-            response = await self._http.post(f"{self.base_url}/api/v1/{path}", data=dict(form))
+            async with self._places:
+                response = await self._http.post(f"{self.base_url}/api/v1/{path}", data=dict(form))
         except httpx.HTTPError as error:
             raise PrometheusUnavailableError(
                 f"Prometheus at {self.base_url} does not answer ({type(error).__name__}: {error}): "
@@ -94,9 +101,15 @@ def _series(row: Mapping[str, Any]) -> Series:
     return Series(row["metric"], times, tuple(float(value) for _, value in row["values"]))
 
 
+_CLIENTS: Shared[PrometheusClient] = Shared()
+
+
 @asynccontextmanager
 async def connect(connection_id: str) -> AsyncIterator[PrometheusClient]:
-    """The client of an Airflow connection of type http; its extra may hold `headers` and `timeout`, nothing else."""
+    """The client of an Airflow connection of type http; its extra may hold `headers` and `timeout`, nothing else.
+
+    All who are connected at the same time share one client.
+    """
     from airflow.providers.common.compat.connection import get_async_connection
 
     connection = await get_async_connection(connection_id)
@@ -109,9 +122,12 @@ async def connect(connection_id: str) -> AsyncIterator[PrometheusClient]:
     if connection.login:
         secret = f"{connection.login}:{connection.password or ''}".encode()
         headers["Authorization"] = f"Basic {base64.b64encode(secret).decode()}"
-    async with PrometheusClient(
-        _base_url(connection), headers=headers, timeout=float(extra.get("timeout", 10))
-    ) as client:
+    address, timeout = _base_url(connection), float(extra.get("timeout", 10))
+
+    def opening() -> PrometheusClient:
+        return PrometheusClient(address, headers=headers, timeout=timeout)
+
+    async with _CLIENTS.use((address, timeout, json.dumps(headers, sort_keys=True)), opening) as client:
         yield client
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ml_lifecycle.prometheus.client import PrometheusClient, _base_url
+from ml_lifecycle.prometheus.client import MOST_AT_ONCE, PrometheusClient, _base_url
 from ml_lifecycle.prometheus.exceptions import PrometheusQueryError, PrometheusUnavailableError
 
 
@@ -83,3 +83,26 @@ async def test_no_server_is_unavailable():
 )
 def test_the_connection_gives_the_address(fields, url):
     assert _base_url(SimpleNamespace(**fields)) == url
+
+
+async def test_hundreds_of_queries_at_once_wait_for_their_turn_and_none_times_out():
+    """A look of 200 rollouts asks 600 at once, more than Prometheus runs; httpx would count the wait as a time-out."""
+    asked, most = 0, 0
+
+    async def answer(reader, writer):
+        nonlocal asked, most
+        asked += 1
+        most = max(most, asked)
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(0.05)
+        text = json.dumps(success("vector", []))
+        writer.write(f"HTTP/1.1 200 x\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n{text}".encode())
+        await writer.drain()
+        asked -= 1
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, PrometheusClient(address, timeout=5) as client:
+        assert await asyncio.gather(*(client.instant("up", 1) for _ in range(300))) == [[]] * 300
+    assert most <= MOST_AT_ONCE

@@ -1,0 +1,83 @@
+"""A Prometheus that is away, slow or restarted, or whose counters begin anew: the rollout waits and decides as ever."""
+
+import asyncio
+
+import pytest
+
+from ml_lifecycle.kserve.triggers import CanaryTrigger, CloseTrigger
+from tests.faults.rollout_world import Behaviour, begin, event, go_live, open_and_wait, until, world
+
+NEW = "digits-predictor-00002"
+
+
+@pytest.fixture
+async def cluster(tmp_path, monkeypatch):
+    """With version 1 live and the canary of version 2 at its first step."""
+    with world(tmp_path, monkeypatch) as made:
+        made.version("1"), made.version("2")
+        await go_live(made, "1", "first")
+        await open_and_wait(made, made.request("2"), "second")
+        await begin(made, "second")
+        yield made
+
+
+async def away(cluster):
+    cluster.traffic.down = True
+    await asyncio.sleep(0.5)
+    cluster.traffic.down = False
+
+
+async def restarted(cluster):
+    """Nobody listens for a while, then it is back at the same address with what it had stored."""
+    cluster.prometheus.stop()
+    await asyncio.sleep(0.5)
+    cluster.prometheus.start()
+
+
+async def slow(cluster):
+    """It answers after the client has given up (2 s), and then again in time."""
+    cluster.traffic.slow_seconds = 2.5
+    await asyncio.sleep(2.2)
+    cluster.traffic.slow_seconds = 0.0
+
+
+async def emptied(cluster):
+    """It is back without its storage, or every pod was restarted: all counters begin at 0."""
+    cluster.traffic.forget()
+    await asyncio.sleep(0.2)
+
+
+FAULTS = {made.__name__: made for made in (away, restarted, slow, emptied)}
+
+
+@pytest.mark.parametrize(("errors", "decision"), [(0.0, "promoted"), (0.1, "rolled_back")])
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_it_decides_as_if_nothing_had_been(cluster, fault, errors, decision):
+    looking = asyncio.create_task(event(CanaryTrigger, "second"))
+    await until(lambda: cluster.traffic.served[NEW])
+    await FAULTS[fault](cluster)
+    assert not cluster.service["spec"]["predictor"]["canaryTrafficPercent"] > 50
+    cluster.traffic.behaviours[NEW] = Behaviour(errors=errors)
+    assert (await looking)["decision"] == decision
+    report = (await event(CloseTrigger, "second"))["report"]
+    assert max(cluster.traffic.served[NEW]) == report["steps"][-1]["percent"]
+    assert cluster.is_clean()
+
+
+@pytest.mark.parametrize("decision", ["roll_back", "freeze"])
+async def test_one_that_stays_away_neither_passes_nor_fails_until_the_deadline(tmp_path, monkeypatch, decision):
+    with world(tmp_path, monkeypatch) as cluster:
+        cluster.version("1"), cluster.version("2"), cluster.version("3")
+        await go_live(cluster, "1", "first")
+        settings = {"rollout.deadline_minutes": 0.03, "rollout.on_deadline": decision}
+        await open_and_wait(cluster, cluster.request("2", **settings), "second")
+        await begin(cluster, "second")
+        cluster.prometheus.stop()
+        decided = await event(CanaryTrigger, "second")
+        assert decided["decision"] == {"roll_back": "rolled_back", "freeze": "frozen"}[decision]
+        assert "does not answer" in decided["reason"]
+        await event(CloseTrigger, "second")
+        assert cluster.is_given_back()
+        assert cluster.service["spec"]["predictor"].get("canaryTrafficPercent") == {"freeze": 10}.get(decision)
+        cluster.prometheus.start()
+        assert (await go_live(cluster, "3", "third"))["outcome"] == "promoted"
