@@ -57,7 +57,9 @@ async def test_a_step_with_approval_pauses_once_and_goes_on_when_a_person_says_s
     await open_and_wait(cluster, cluster.request("2", **steps), "second")
     await begin(cluster, "second")
     paused = await event(CanaryTrigger, "second")
-    assert paused == {"status": "paused", "percent": 10, "reason": "waits for approval"}
+    report = paused["report"]
+    assert (paused["status"], report["outcome"], report["reason"]) == ("paused", "waiting", "waits for approval")
+    assert report["steps"][-1]["percent"] == 10
     looking = asyncio.create_task(event(CanaryTrigger, "second"))
     await asyncio.sleep(0.5)
     assert not looking.done()

@@ -89,10 +89,11 @@ def _side(side: Mapping[str, Any]) -> str:
 def _next(report: Report, links: Links) -> Iterator[str]:
     model, version, stable = report["model"], report["version"], report.get("stable_version")
     again = _command("roll_out_model", model=model, version=version)
-    back = _command("roll_out_model", model=model, version=stable, steps=[100])
+    drop = _command("roll_out_model", model=model, version=stable)
+    back = _command("roll_back_model", model=model, version=stable)
     match report["outcome"]:
         case "promoted" if stable not in (None, version):
-            yield f"nothing; to go back at once, after the smoke test: {back}"
+            yield f"nothing; to go back at once: {back}"
         case "promoted":
             yield "nothing"
         case "rolled_back":
@@ -100,13 +101,14 @@ def _next(report: Report, links: Links) -> Iterator[str]:
             yield f"if something else was the cause, try this version again: {again}"
         case "frozen":
             yield f"to begin it again from the first step: {again}"
-            yield f"to give it up: {back}"
+            yield f"to give it up: {drop}"
         case "not_opened":
             yield f"mend what the log of the task open names, then: {again}"
         case "not_closed":
             yield "mend what the log of the task close names, then clear that task: it goes on where it stopped"
         case "waiting":
-            yield "answer under Required Actions of the Airflow run"
+            yield f"to let it go on: {_command('steer_rollout', model=model, action='approve')}"
+            yield f"to end it: {_command('steer_rollout', model=model, action='roll_back', reason='…')}"
     if links.airflow:
         yield f"the Airflow run: {links.airflow}"
     if links.tracking:

@@ -127,12 +127,25 @@ class CanaryOperator(RolloutOperator):
     def resume(self, context: Mapping[str, Any], event: Event) -> Any:
         """The decision, or after a pause was told the next looks."""
         if event["status"] == "paused":
-            self.log.warning("%s %%: %s; steer_rollout lets it go on or ends it", event["percent"], event["reason"])
+            self._tell(event["report"], context)
             return self.wait(CanaryTrigger, context, poll_seconds=self.request().rollout.look_seconds)
         _check(event, "decided")
         if event["decision"] != "promoted":
             raise AirflowFailException(f"{event['decision']}: {event['reason']}")
         return {"decision": event["decision"], "reason": event["reason"]}
+
+    def _tell(self, report: Mapping[str, Any], context: Mapping[str, Any]) -> None:
+        """Whom settings name; who cannot be told must not end the rollout."""
+        from ml_lifecycle.kserve.exceptions import NotifierError
+        from ml_lifecycle.kserve.message import Links, write
+        from ml_lifecycle.kserve.notifiers import run_page, send
+
+        message = write(report, Links(airflow=run_page(context)))
+        self.log.warning("%s", message.text)
+        try:
+            send(self.request().rollout.notifiers, message, context)
+        except NotifierError as error:
+            self.log.error("the rollout waits, and not everybody was told: %s", error)  # noqa: TRY400 - it says all
 
 
 class CloseRolloutOperator(RolloutOperator):

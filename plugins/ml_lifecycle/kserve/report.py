@@ -36,6 +36,11 @@ def report(state: RolloutState, service: Service | None, now: float) -> dict[str
     }
 
 
+def waiting(state: RolloutState, now: float) -> dict[str, Any]:
+    """Of a rollout in a pause, for whom it waits for."""
+    return {**report(state, None, now), "outcome": "waiting", "reason": state.paused_for}
+
+
 def _step_report(step: Step) -> dict[str, Any]:
     return {
         "percent": step.percent,

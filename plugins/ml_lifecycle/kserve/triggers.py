@@ -110,11 +110,12 @@ class CanaryTrigger(RolloutTrigger):
     """Looks at both sides every `poll_seconds` and moves the traffic.
 
     Events: `{"status": "decided", "decision", "reason"}`, or once for each pause
-    `{"status": "paused", "percent", "reason"}`: the rollout goes on with a new trigger while somebody is told.
+    `{"status": "paused", "report"}`: the rollout goes on with a new trigger while somebody is told.
     """
 
     async def drive(self, client: RolloutClient) -> Event:
         """Looks until the rollout is decided; an API or a Prometheus that is away is a look without data."""
+        from ml_lifecycle.kserve.report import waiting
         from ml_lifecycle.kserve.rollout import Phase
         from ml_lifecycle.kubernetes.exceptions import UnavailableError
         from ml_lifecycle.prometheus.client import connect as connect_prometheus
@@ -135,7 +136,7 @@ class CanaryTrigger(RolloutTrigger):
                     self.log.warning("this look is lost: %s", error)
                 if state.paused_since is not None and state.announced != state.percent:
                     await client.save(replace(state, announced=state.percent))
-                    return {"status": "paused", "percent": state.percent, "reason": state.paused_for}
+                    return {"status": "paused", "report": waiting(state, client.now())}
         return {"status": "decided", "decision": str(state.decision), "reason": state.reason}
 
     async def _remember(self, client: RolloutClient, prometheus: PrometheusClient, state: RolloutState) -> RolloutState:
