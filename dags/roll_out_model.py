@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SETTINGS = {
+    "strategy": "rollout.strategy",
     "steps": "rollout.steps",
     "dwell_seconds": "rollout.dwell_seconds",
     "look_seconds": "rollout.look_seconds",
@@ -41,11 +42,18 @@ SETTINGS = {
 PARAMS = {
     "model": optional("string", "Registered model and InferenceService; null: those that the asset event names"),
     "version": optional("string", "Version; null: the champion", pattern="^[0-9]+$"),
+    "strategy": optional(
+        "string",
+        "By steps on evidence, all at once after the checks, or KServe's own replacement checked afterwards",
+        section="Canary",
+        enum=[None, "canary", "blue_green", "rolling"],
+    ),
     "steps": optional(
         "array",
-        "Traffic percents of the canary, rising to 100; [100] switches at once after the smoke test",
+        "Traffic percents of the canary, rising to 100; instead of a number an object, as in "
+        '{"percent": 25, "approval": true}; [100] switches at once after the smoke test',
         section="Canary",
-        items={"type": "integer", "minimum": 1, "maximum": 100},
+        items={"anyOf": [{"type": "integer", "minimum": 0, "maximum": 100}, {"type": "object"}]},
     ),
     "dwell_seconds": optional("number", "A step lasts at least this long", section="Canary", exclusiveMinimum=0),
     "look_seconds": optional("number", "Time between two looks", section="Canary", exclusiveMinimum=0),
@@ -79,7 +87,11 @@ latency of both sides, and promotes or rolls back. The first version of a servic
 - **Starts** by hand (`model`, and `version` if not the champion), or when `champion_model` is updated; several events
   become several rollouts. **Emits** `live_model`.
 - **`open`** refuses what cannot work before anything is changed, and a second rollout of a service that has one.
-- **`canary`** logs a line for each look. Its state stands on the Lease `ml-lifecycle-<model>`: a killed task goes on.
+- **Both modes of KServe**: in Knative mode by `canaryTrafficPercent`, in Standard mode by `spec.canary` and the HTTPRoute.
+  A KServe that does not split traffic in its mode is refused before users' traffic is touched; `strategy: rolling` asks
+  nothing of it.
+- **`canary`** logs a line for each look. A step with `approval` waits for a person: run `steer_rollout`, which freezes
+  and ends rollouts too. Its state stands on the Lease `ml-lifecycle-<model>`: a killed task goes on.
 - **`close`** runs whatever happened. After a roll-back the spec names the good version again, `champion` returns to
   `live`, and this run fails with the reason. A first version that fails is no longer champion.
 - **`notify`** tells whom the setting `rollout.notifiers` names, whatever the outcome.
