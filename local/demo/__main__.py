@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
-from local.demo.figures import Catch
+from local.demo.figures import Catch, Figures
 from local.demo.narrator import Narrator
 from local.demo.story import FIRST_VERSION, Story
 from local.demo.summary import show
@@ -120,19 +120,22 @@ def _tell(stack: Stack, narrator: Narrator, dataset: Path | None, *, bad_canary:
     story.check_nothing_left()
     show(narrator.console, figures, time.monotonic() - started)
     if bad_canary:
-        _check_caught(story)
+        check_caught(figures)
     return story
 
 
-def _check_caught(story: Story) -> None:
-    """StackError unless both bad rollouts were rolled back, each within two minutes of its first look."""
-    for rollout in story.figures.rollouts[1:]:
+def check_caught(figures: Figures) -> None:
+    """StackError unless a verdict rolled both bad rollouts back, each within two minutes of its first look."""
+    for rollout in figures.rollouts[1:]:
+        steps = rollout["steps"]
         if rollout["outcome"] != "rolled_back":
             raise StackError(f"the spoilt version was not rolled back but {rollout['outcome']}: {rollout['reason']}")
+        if not steps or steps[-1]["verdict"] != "roll_back":
+            raise StackError(f"the spoilt version was rolled back without a verdict: {rollout['reason']}")
         if (seconds := Catch.of(rollout).seconds) > PATIENCE_SECONDS:
             raise StackError(f"catching the spoilt version took {seconds:.0f} s, more than {PATIENCE_SECONDS:.0f} s")
-    if story.figures.aliases.get("live") != story.figures.trainings[0].version:
-        raise StackError(f"alias live should be version 1 still: {story.figures.aliases}")
+    if figures.aliases.get("live") != figures.trainings[0].version:
+        raise StackError(f"alias live should be version 1 still: {figures.aliases}")
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

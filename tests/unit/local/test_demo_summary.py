@@ -2,10 +2,13 @@
 
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
+from local.demo.__main__ import check_caught
 from local.demo.figures import Catch, Figures, LoadPoint, Scaling, Training
 from local.demo.summary import crossings, show
+from local.stack.exceptions import StackError
 
 SIDE = {"requests": 100, "errors": 0, "p95_ms": 12.3}
 STEP = {
@@ -83,6 +86,34 @@ def test_it_tells_every_rollout_and_how_soon_a_bad_one_was_caught():
     assert text.count("caught 46 s after the first look, by 575 canary requests, of which 60 failed") == 1
     assert "rolled back" in text
     assert f"picture  {page}" in text
+
+
+FIRST = {"version": "1", "outcome": "promoted", "reason": "first", "seconds": 20.0, "steps": []}
+WORSE = {**STEP, "verdict": "roll_back"}
+
+
+def test_two_bad_rollouts_caught_in_time_are_what_the_demo_shows():
+    check_caught(figures(rollouts=[FIRST, caught(steps=[WORSE]), caught(steps=[WORSE])], aliases={"live": "2"}))
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ({"outcome": "promoted", "steps": [WORSE]}, "not rolled back but promoted"),
+        ({"outcome": "frozen", "steps": [WORSE]}, "not rolled back but frozen"),
+        ({"steps": [], "looks": []}, "without a verdict"),
+        ({"steps": [STEP]}, "without a verdict"),
+        ({"steps": [WORSE], "looks": [{"at": 1.0, "canary": [0, 0]}, {"at": 122.0, "canary": [9, 1]}]}, "took 121 s"),
+    ],
+)
+def test_the_demo_fails_where_a_bad_version_was_not_caught_by_evidence_in_time(bad, said):
+    with pytest.raises(StackError, match=said):
+        check_caught(figures(rollouts=[FIRST, caught(steps=[WORSE]), caught(**bad)], aliases={"live": "2"}))
+
+
+def test_the_demo_fails_where_the_bad_version_is_live():
+    with pytest.raises(StackError, match="alias live should be version 1"):
+        check_caught(figures(rollouts=[FIRST, caught(steps=[WORSE])], aliases={"live": "3"}))
 
 
 def test_a_rollout_without_a_look_caught_nothing():
