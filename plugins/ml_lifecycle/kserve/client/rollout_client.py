@@ -1,0 +1,324 @@
+"""Drives one service's rollout: opens it, looks at its new revision, closes it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shlex
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+from ml_lifecycle.canary.evidence import Window
+from ml_lifecycle.canary.snapshot import Gap, Snapshot
+from ml_lifecycle.kserve.client import evidence
+from ml_lifecycle.kserve.client.lease import Clock, RolloutLease, utc_now
+from ml_lifecycle.kserve.client.service import ServiceClient
+from ml_lifecycle.kserve.closing import Act, Closing, ended, left_serving, next_closing, noted
+from ml_lifecycle.kserve.exceptions import RolloutInterruptedError, RolloutRefusedError, RolloutStuckError
+from ml_lifecycle.kserve.manifest import picked
+from ml_lifecycle.kserve.report import report
+from ml_lifecycle.kserve.request import RolloutRequest
+from ml_lifecycle.kserve.revisions import Readiness, Service, broken_pod, readiness
+from ml_lifecycle.kserve.rollout import (
+    Decision,
+    Kind,
+    Phase,
+    RolloutState,
+    Wanted,
+    begin_testing,
+    opened,
+    returning,
+)
+from ml_lifecycle.kserve.standard import UNSPLITTABLE, own_address
+from ml_lifecycle.kubernetes.client import KubernetesClient
+from ml_lifecycle.kubernetes.conditions import pause
+from ml_lifecycle.kubernetes.exceptions import ConflictError
+from ml_lifecycle.prometheus.client import PrometheusClient
+
+log = logging.getLogger(__name__)
+
+# A ready canary gets its place in the HTTPRoute at once; traffic that Knative moves back has moved by then.
+_UNROUTED_SECONDS = 60.0
+_RETURN_SECONDS = 30.0
+
+
+@asynccontextmanager
+async def connect(connection_id: str, holder: str) -> AsyncIterator[RolloutClient]:
+    """The client of an Airflow connection of type kubernetes, writing Leases as `holder`."""
+    from ml_lifecycle.kubernetes.client import connect as connect_kubernetes
+
+    async with connect_kubernetes(connection_id) as kubernetes:
+        yield RolloutClient(kubernetes, holder)
+
+
+class RolloutClient(RolloutLease):
+    """What the rollout's tasks do to the cluster, as one `holder` of the service's Lease."""
+
+    def __init__(self, kubernetes: KubernetesClient, holder: str, clock: Clock = utc_now) -> None:
+        super().__init__(kubernetes, holder, clock)
+        self._services = ServiceClient(kubernetes)
+
+    async def service(self, state: RolloutState) -> Service | None:
+        """The InferenceService as it stands; None if absent."""
+        return await self._services.find(state)
+
+    async def apply(self, state: RolloutState, wanted: Wanted, *, force: bool = False) -> None:
+        """Server-side apply of the InferenceService."""
+        await self._services.apply(state, wanted, force=force)
+
+    async def open(self, request: RolloutRequest, golden: str) -> RolloutState:
+        """Takes the Lease and opens the canary at 0 %; goes on with what this or a dead run has begun.
+
+        RolloutRefusedError before anything is changed: somebody else's rollout, service, namespace or mode.
+        """
+        namespace, name = request.namespace, request.model
+        live = await self._check(request)
+        await self.acquire(request)
+        left = await self.load(namespace, name)
+        if left is not None and _goes_on(left, request):
+            return await self._resume(left, request, golden)
+        if left is not None and (left.phase is not Phase.CLOSED or _still_frozen(left, live)):
+            await self._clear(left)
+            live = await self._services.live(request)
+        if live is not None and live.canary_percent is not None:
+            await self.release(namespace, name)
+            raise RolloutRefusedError(
+                f"InferenceService {name!r} in {namespace!r} has a canary open ({live.canary_percent} % of "
+                f"{live.newest.storage_uri!r}) that no rollout knows: promote it or restore the good storageUri, "
+                f"and remove {'spec.canary' if live.standard else 'canaryTrafficPercent'}"
+            )
+        return await self._begin(request, live, golden)
+
+    async def _resume(self, left: RolloutState, request: RolloutRequest, golden: str) -> RolloutState:
+        """Goes on; a successor does not inherit the time that passed while nobody held the Lease."""
+        if left.holder != self.holder:
+            log.info("taking over from %s at %s %%", left.holder, left.percent)
+            left = replace(left, holder=self.holder, opened_at=self.now())
+        state = await self.save(replace(left, request=request))
+        if state.phase is Phase.OPENING:
+            # Whoever wrote the state may have been killed before it applied anything.
+            await self._apply_candidate(state, None, golden)
+        return state
+
+    async def _clear(self, left: RolloutState) -> None:
+        """Closes what another rollout left open; a frozen one is rolled back."""
+        log.info("closing what %s left: version %s", left.holder, left.request.version)
+        if left.decision is Decision.FROZEN:
+            left = replace(left, decision=None, phase=Phase.CANARY, closing_since=None)
+        await self.close(await self.save(replace(left, holder=self.holder)), release=False)
+
+    async def _begin(self, request: RolloutRequest, live: Service | None, golden: str) -> RolloutState:
+        candidate = await self._services.predictor(request, request.storage_uri)
+        left = await self.load(request.namespace, request.model)
+        state = await self.save(opened(request, self.holder, candidate, live, self.now()))
+        await self._apply_candidate(state, left, golden)
+        return state
+
+    async def _apply_candidate(self, state: RolloutState, left: RolloutState | None, golden: str) -> None:
+        """The golden cases, the runtime and the candidate at 0 %; the same again changes nothing."""
+        request = state.request
+        await self._services.apply_golden(request, golden)
+        if state.kind is Kind.UNCHANGED:
+            return
+        await self._services.apply_runtime(request)
+        # Percent and storageUri in one request: a percent alone would move traffic to an older revision.
+        wanted = state.wanted(0 if state.kind is Kind.CANARY else None)
+        try:
+            await self.apply(state, wanted)
+        except ConflictError as conflict:
+            await self._check_disputed(state, left, conflict)
+            await self.apply(state, wanted, force=True)
+
+    async def _check_disputed(self, state: RolloutState, left: RolloutState | None, conflict: ConflictError) -> None:
+        """RolloutRefusedError unless what others own is as the last rollout `left` it: so no change of theirs is lost.
+
+        After the refusal the Lease is as before: this rollout has not been.
+        """
+        name, namespace = state.service, state.request.namespace
+        wanted, found = None, await self._services.raw(state)
+        if left is not None and (serving := left_serving(left)):
+            wanted = picked(self._services.manifest(state, Wanted(serving)), conflict.owners)
+        if wanted and wanted == picked(found, conflict.owners):
+            log.info("taking over what others own, for it is as the last rollout left it: %s", conflict.message)
+            return
+        await self._services.delete_golden(state.request)
+        await self.undo(state, left)
+        version = state.stable.version if state.stable else ""
+        raise RolloutRefusedError(_disputed(name, namespace, conflict, wanted, version))
+
+    async def open_return(self, request: RolloutRequest, reason: str) -> RolloutState:
+        """Takes the Lease and decides the return to the version of `request`; nothing of the service has changed yet.
+
+        RolloutRefusedError where an open rollout, another's service or the version that serves stand against it.
+        """
+        left = await self.load(request.namespace, request.model)
+        if left is not None and left.holder == self.holder and left.phase is not Phase.CLOSED:
+            return left
+        live = await self._check(request)
+        if live is None or not live.rolled_out:
+            raise RolloutRefusedError(
+                f"no InferenceService {request.model!r} serves in {request.namespace!r}: run roll_out_model"
+            )
+        if live.newest.storage_uri == request.storage_uri:
+            raise RolloutRefusedError(f"version {request.version} of {request.model!r} serves already")
+        await self.acquire(request)
+        if left is not None and (left.phase is not Phase.CLOSED or _still_frozen(left, live)):
+            await self._clear(left)
+            live = await self._services.live(request) or live
+        gone = live.predictor
+        going = request.model_copy(update={"version": gone.version, "storage_uri": gone.storage_uri, "run_id": ""})
+        target = replace(await self._services.predictor(request, request.storage_uri), name=gone.name)
+        kept = "" if live.standard else await self._services.kept(live, request)
+        await self._services.apply_runtime(request)
+        return await self.save(returning(going, self.holder, target, live, kept, reason, self.now()))
+
+    async def readiness(self, state: RolloutState) -> tuple[RolloutState, Readiness]:
+        """Whether the new revision may be begin_testing; the state follows."""
+        service = await self.service(state)
+        if service is None:
+            return state, Readiness(failed=True, reason=f"InferenceService {state.service!r} was deleted")
+        state = noted(state, service)
+        new = service.latest_created != state.before
+        pods = await self._services.pods(state, service.latest_created, standard=service.standard) if new else []
+        found = readiness(service, pods, before=state.before)
+        state, found = self._routed(state, service, found)
+        return (begin_testing(state, service) if found.ready and state.phase is Phase.OPENING else state), found
+
+    def _routed(self, state: RolloutState, service: Service, found: Readiness) -> tuple[RolloutState, Readiness]:
+        """A canary that gets no place in the route in time fails: users' traffic has not been touched yet."""
+        if not found.unrouted:
+            return replace(state, unrouted_since=None), found
+        since, limit = state.unrouted_since or self.now(), 60 * state.request.rollout.ready_timeout_minutes
+        if self.now() - since > min(_UNROUTED_SECONDS, limit / 4) or self.now() - state.opened_at > limit:
+            reason = UNSPLITTABLE.format(service=state.service, revision=service.latest_created)
+            found = replace(found, failed=True, reason=reason)
+        return replace(state, unrouted_since=since), found
+
+    async def address(self, state: RolloutState) -> str:
+        """The new revision's own URL; the service's where KServe gives none (it has no tag, and takes all traffic)."""
+        service = await self.service(state)
+        if service is None:
+            raise RolloutInterruptedError(
+                f"InferenceService {state.service!r} was deleted in the middle of the rollout"
+            )
+        if service.standard:
+            return own_address(state.revision, state.request.namespace)
+        url = service.tag_url(state.revision)
+        if not url and state.kind is Kind.CANARY:
+            raise RolloutInterruptedError(
+                f"revision {state.revision} has no address of its own: InferenceService {state.service!r} lacks the "
+                'annotation serving.kserve.io/enable-tag-routing: "true"'
+            )
+        return url or service.url
+
+    async def broken(self, state: RolloutState, counters: Snapshot | Gap) -> str:
+        """Why the new revision cannot answer; empty where it can.
+
+        A pod that crashes counts no errors, so its state is looked at where nothing new was counted.
+        """
+        if not isinstance(counters, Gap) and (state.snapshot is None or counters.canary != state.snapshot.canary):
+            return ""
+        reason = broken_pod(await self._services.pods(state, state.revision, standard=state.standard))
+        return f"revision {state.revision}: {reason}" if reason else ""
+
+    async def counters(self, state: RolloutState, prometheus: PrometheusClient) -> Snapshot | Gap:
+        """Both sides' counters now; a Gap with the reason where Prometheus does not answer."""
+        return await evidence.counters(state, prometheus, self.now())
+
+    async def history(self, state: RolloutState, prometheus: PrometheusClient) -> tuple[Window, ...]:
+        """The stable side's looks before now; PrometheusUnavailableError where they cannot be read."""
+        return await evidence.history(state, prometheus, self.now())
+
+    async def close(self, state: RolloutState, *, poll_seconds: float = 2, release: bool = True) -> dict[str, Any]:
+        """Brings the service to what was decided, deletes the golden cases, gives the Lease back; the report.
+
+        RolloutStuckError if KServe does not follow within `ready_timeout_minutes`; the next close goes on.
+        """
+        state = await self.save(ended(state, await self.service(state), self.now()))
+        said = ""
+        while True:
+            service = await self.service(state)
+            closing = next_closing(state, service)
+            if closing.reason != said:
+                log.info("%s: %s", closing.act.value, closing.reason)
+                said = closing.reason
+            if closing.act is Act.DONE:
+                break
+            await self._act(state, closing)
+            if closing.act is Act.WAIT:
+                state = self._check_patience(state, closing)
+                state = await self.keep(noted(state, service))
+                await asyncio.sleep(pause(self.now() - (state.closing_since or 0), poll_seconds))
+        await self._services.delete_golden(state.request)
+        now = self.now()
+        summary = report(state, service, now)
+        closed = state.close(now)
+        if release:
+            await self.give_back(closed)
+        else:
+            await self.save(closed)
+        return summary
+
+    async def report(self, state: RolloutState) -> dict[str, Any]:
+        """Of a rollout that is closed already."""
+        return report(state, await self.service(state), state.closed_at or self.now())
+
+    async def _act(self, state: RolloutState, closing: Closing) -> None:
+        if closing.act is Act.APPLY and closing.wanted is not None:
+            await self.apply(state, closing.wanted, force=True)
+        if closing.act is Act.DELETE:
+            await self._services.delete(state)
+
+    def _check_patience(self, state: RolloutState, closing: Closing) -> RolloutState:
+        """A return that Knative does not carry out by moving traffic is carried out by a new revision."""
+        minutes = state.request.rollout.ready_timeout_minutes
+        waited = self.now() - (state.closing_since or 0)
+        if state.kept_revision and waited > _RETURN_SECONDS:
+            log.info("traffic does not go back to %s: the earlier version gets a new revision", state.kept_revision)
+            return replace(state, kept_revision="")
+        if waited > 60 * minutes:
+            raise RolloutStuckError(
+                f"InferenceService {state.service!r} is not {state.decision} after {minutes:g} minutes: "
+                f"{closing.reason}; look at its revisions and pods, then clear this task"
+            )
+        return state
+
+    async def _check(self, request: RolloutRequest) -> Service | None:
+        """What serves now; refused where a rollout cannot begin."""
+        await self._services.check_namespace(request)
+        await self.check_free(request)
+        return await self._services.live(request)
+
+
+def _goes_on(left: RolloutState, request: RolloutRequest) -> bool:
+    """Whether the undecided rollout that was left is of this very version."""
+    undecided = left.phase is not Phase.CLOSED and left.decision is None
+    return undecided and left.request.storage_uri == request.storage_uri
+
+
+def _disputed(name: str, namespace: str, conflict: ConflictError, undo: dict[str, Any] | None, version: str) -> str:
+    """What somebody changed, and both ways out: `undo` it by a merge patch, or keep the `version` that serves."""
+    ways = []
+    if undo:
+        patch = shlex.quote(json.dumps(undo))
+        ways.append(f"to undo it: kubectl -n {namespace} patch inferenceservice {name} --type merge -p {patch}")
+    if version:
+        ways.append(f"to keep it, as the version to go back to: first run roll_out_model with version = {version!r}")
+    ways.append("or delete the service and roll out again, without a canary")
+    return (
+        f"InferenceService {name!r} in {namespace!r} was changed by others since its last rollout, and a rollout would "
+        f"overwrite that: {conflict}; {'; '.join(ways)}"
+    )
+
+
+def _still_frozen(left: RolloutState, live: Service | None) -> bool:
+    open_still = live is not None and live.canary_percent is not None
+    return (
+        open_still
+        and left.decision is Decision.FROZEN
+        and live is not None
+        and (live.newest.storage_uri == left.candidate.storage_uri)
+    )

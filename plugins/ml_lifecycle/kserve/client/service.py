@@ -1,0 +1,168 @@
+"""The InferenceService and what stands around it: read in both modes, applied, and refused where it is not fit."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from ml_lifecycle.kserve.exceptions import RolloutRefusedError
+from ml_lifecycle.kserve.manifest import Manifest, Templates, changed_annotations, is_ours
+from ml_lifecycle.kserve.predictor import Predictor, predictor
+from ml_lifecycle.kserve.request import RolloutRequest
+from ml_lifecycle.kserve.revisions import Service, is_standard, read
+from ml_lifecycle.kserve.rollout import Decision, Kind, RolloutState, Wanted
+from ml_lifecycle.kserve.standard import pod_selector
+from ml_lifecycle.kubernetes.client import KubernetesClient
+from ml_lifecycle.kubernetes.exceptions import ForbiddenError, NotFoundError
+from ml_lifecycle.kubernetes.resource import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    HTTP_ROUTE,
+    INFERENCE_SERVICE,
+    MLSCALER,
+    NAMESPACE,
+    POD,
+    REVISION,
+)
+from ml_lifecycle.resources import resource
+
+log = logging.getLogger(__name__)
+
+FIELD_MANAGER = "ml-lifecycle-rollout"
+_STORAGE_URI_ANNOTATION = "internal.serving.kserve.io/storage-initializer-sourceuri"
+
+
+class ServiceClient:
+    """What a rollout reads and writes of its service."""
+
+    def __init__(self, kubernetes: KubernetesClient) -> None:
+        self._kubernetes = kubernetes
+        self._templates = Templates(resource("k8s_templates"))
+
+    async def find(self, state: RolloutState) -> Service | None:
+        """The InferenceService as it stands; None if absent."""
+        found = await self._kubernetes.find(INFERENCE_SERVICE, state.service, state.request.namespace)
+        replicas = state.kind in (Kind.ROLLING, Kind.RETURN) or state.decision is Decision.PROMOTED
+        return None if found is None else await self._read(found, deployment=replicas)
+
+    async def _read(self, found: dict[str, Any], *, deployment: bool = False) -> Service:
+        """With what Standard mode keeps elsewhere: the HTTPRoute, and if it is asked for the newest Deployment."""
+        if not is_standard(found):
+            return read(found)
+        name, namespace = found["metadata"]["name"], found["metadata"]["namespace"]
+        route = await self._kubernetes.find(HTTP_ROUTE, name, namespace)
+        service = read(found, route)
+        if deployment and service.latest_created:
+            own = await self._kubernetes.find(DEPLOYMENT, service.latest_created, namespace)
+            service = read(found, route, own or {"metadata": {"generation": 1}, "spec": {}})
+        return service
+
+    async def check_namespace(self, request: RolloutRequest) -> None:
+        """RolloutRefusedError where there is no such namespace."""
+        try:
+            if await self._kubernetes.find(NAMESPACE, request.namespace) is None:
+                raise RolloutRefusedError(
+                    f"serving.namespace = {request.namespace!r}: there is no such namespace; create it, or name another"
+                )
+        except ForbiddenError:
+            log.info("namespaces may not be read: %r is taken on trust", request.namespace)
+
+    async def live(self, request: RolloutRequest) -> Service | None:
+        """What serves now; None if nothing does. RolloutRefusedError where a rollout cannot take it over."""
+        name, namespace = request.model, request.namespace
+        found = await self._kubernetes.find(INFERENCE_SERVICE, name, namespace)
+        if found is None:
+            await self._check_kserve(namespace)
+            return None
+        service = await self._read(found)
+        if not is_ours(found):
+            raise RolloutRefusedError(
+                f"InferenceService {name!r} in {namespace!r} was not made by ml-lifecycle: delete it, or choose "
+                "another model name or serving.namespace"
+            )
+        if reason := changed_annotations(request.serving, found):
+            raise RolloutRefusedError(f"InferenceService {name!r} in {namespace!r} {reason}")
+        if "transformer" in found["spec"]:
+            raise RolloutRefusedError(
+                f"InferenceService {name!r} has a transformer, whose traffic KServe splits apart from the predictor's: "
+                "remove it"
+            )
+        gone = service.rolled_out and not service.standard
+        if gone and await self._kubernetes.find(REVISION, service.rolled_out, namespace) is None:
+            raise RolloutRefusedError(
+                f"revision {service.rolled_out} of InferenceService {name!r} no longer exists, so traffic cannot go "
+                "back to it: delete the service and roll out again"
+            )
+        return service
+
+    async def _check_kserve(self, namespace: str) -> None:
+        try:
+            await self._kubernetes.list(INFERENCE_SERVICE, namespace)
+        except NotFoundError as error:
+            raise RolloutRefusedError("this cluster has no InferenceServices: install KServe 0.15 or newer") from error
+
+    async def predictor(self, request: RolloutRequest, storage_uri: str) -> Predictor:
+        """What the settings ask for; a scaler keeps the replicas."""
+        wanted = predictor(request.serving, storage_uri, self._templates.runtime_name(request.serving))
+        return wanted.without_replicas() if await self._scaled(request) else wanted
+
+    async def _scaled(self, request: RolloutRequest) -> bool:
+        """Whether an MLScaler owns the service's replicas."""
+        try:
+            scalers = await self._kubernetes.list(MLSCALER, request.namespace)
+        except NotFoundError:
+            return False
+        targets = [scaler.get("spec", {}).get("targetRef") or {} for scaler in scalers]
+        return any(t.get("kind") == INFERENCE_SERVICE.kind and t.get("name") == request.model for t in targets)
+
+    async def apply_golden(self, request: RolloutRequest, golden: str) -> None:
+        """The smoke test's cases."""
+        cases = self._templates.golden_config_map(request.golden_name, request.namespace, request.model, golden)
+        await self._kubernetes.apply(cases, field_manager=FIELD_MANAGER, force=True)
+
+    async def delete_golden(self, request: RolloutRequest) -> None:
+        """Nothing where they are gone already."""
+        await self._kubernetes.delete(CONFIG_MAP, request.golden_name, request.namespace)
+
+    async def apply_runtime(self, request: RolloutRequest) -> None:
+        """Our server as a runtime; nothing where the cluster brings it."""
+        if runtime := self._templates.serving_runtime(request.serving):
+            await self._kubernetes.apply(runtime, field_manager=FIELD_MANAGER)
+
+    async def apply(self, state: RolloutState, wanted: Wanted, *, force: bool = False) -> None:
+        """Server-side apply of the InferenceService."""
+        await self._kubernetes.apply(self.manifest(state, wanted), field_manager=FIELD_MANAGER, force=force)
+
+    def manifest(self, state: RolloutState, wanted: Wanted) -> Manifest:
+        """The InferenceService as it is wanted."""
+        request = state.request
+        return self._templates.inference_service(
+            request.model,
+            request.namespace,
+            wanted.predictor,
+            wanted.percent,
+            wanted.canary,
+            mode=request.serving.deployment_mode,
+            autoscaler=request.serving.autoscaler,
+        )
+
+    async def raw(self, state: RolloutState) -> Manifest:
+        """The InferenceService as the API shows it; empty if absent."""
+        return await self._kubernetes.find(INFERENCE_SERVICE, state.service, state.request.namespace) or {}
+
+    async def delete(self, state: RolloutState) -> None:
+        """The InferenceService and, by KServe, all that it owns."""
+        await self._kubernetes.delete(INFERENCE_SERVICE, state.service, state.request.namespace)
+
+    async def pods(self, state: RolloutState, revision: str, *, standard: bool) -> list[dict[str, Any]]:
+        """Of a revision."""
+        selector = pod_selector(revision) if standard else f"serving.knative.dev/revision={revision}"
+        return await self._kubernetes.list(POD, state.request.namespace, label_selector=selector)
+
+    async def kept(self, live: Service, request: RolloutRequest) -> str:
+        """The revision before the live one, if Knative still has it and it serves the version of `request`."""
+        if not live.previous_rolled_out:
+            return ""
+        found = await self._kubernetes.find(REVISION, live.previous_rolled_out, request.namespace)
+        annotations = ((found or {}).get("metadata") or {}).get("annotations") or {}
+        return live.previous_rolled_out if annotations.get(_STORAGE_URI_ANNOTATION) == request.storage_uri else ""
