@@ -8,7 +8,7 @@ from typing import Any
 from airflow.sdk import DAG, Param, get_current_context, task
 
 from ml_lifecycle.assets import LIVE_MODEL, ModelEvent
-from ml_lifecycle.kserve.operators import ReturnOperator
+from ml_lifecycle.kserve.operators import RollBackOperator
 from ml_lifecycle.params import optional, overrides, refusing
 
 SETTINGS = {"namespace": "serving.namespace", "image": "serving.image"}
@@ -79,7 +79,7 @@ with DAG(
         return event
 
     target = earlier()
-    returned = ReturnOperator(
-        task_id="return", rollout=target, reason="{{ params.reason or 'rolled back by hand: ' ~ run_id }}"
+    returned = RollBackOperator(
+        task_id="roll_back", rollout=target, reason="{{ params.reason or 'rolled back by hand: ' ~ run_id }}"
     )
     publish(target, returned.output)

@@ -35,5 +35,5 @@ def test_the_version_that_was_live_before_comes_back(two_versions, registry, run
     before = json.dumps(two_versions.service["spec"])
     (two_versions.lake / "models" / MODEL / "3" / "model.onnx").unlink()
     gone = run_dag("roll_back_model.py", "roll_back_model", {"model": MODEL, "version": "3"})
-    assert (gone.state, states(gone)["return"]) == ("failed", "failed")
+    assert (gone.state, states(gone)["roll_back"]) == ("failed", "failed")
     assert json.dumps(two_versions.service["spec"]) == before

@@ -189,7 +189,7 @@ async def test_an_abandoned_rollout_of_the_same_version_is_taken_over(cluster):
 
 @pytest.mark.parametrize(("on_deadline", "outcome"), [("roll_back", "rolled_back"), ("freeze", "frozen")])
 async def test_the_sweep_closes_abandoned_rollouts_as_settings_say(cluster, on_deadline, outcome):
-    from ml_lifecycle.kserve.operators import _sweep
+    from ml_lifecycle.kserve.operators.sweep_rollouts import _sweep
 
     await open_and_wait(cluster, cluster.request("2", **{"rollout.on_deadline": on_deadline}), "second")
     await begin(cluster, "second")

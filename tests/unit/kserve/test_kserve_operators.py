@@ -5,13 +5,14 @@ import json
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, TaskDeferred
 
-from ml_lifecycle.kserve import operators
 from ml_lifecycle.kserve.exceptions import RolloutError, RolloutRefusedError, RolloutStuckError
 from ml_lifecycle.kserve.operators import (
     CanaryOperator,
     CloseRolloutOperator,
     OpenRolloutOperator,
     SweepRolloutsOperator,
+    base,
+    sweep_rollouts,
 )
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.smoke_test import SmokeTestOperator, arguments
@@ -56,7 +57,7 @@ def test_without_the_triggerer_the_same_trigger_runs_in_the_task(rollout, monkey
     async def first_event(trigger):
         return {"status": "absent", "trigger": type(trigger)}
 
-    monkeypatch.setattr(operators, "_first_event", first_event)
+    monkeypatch.setattr(base, "first_event", first_event)
     report = CloseRolloutOperator(task_id="close", rollout=rollout, deferrable=False).execute(CONTEXT)
     assert report["outcome"] == "not_opened"
 
@@ -114,11 +115,11 @@ def opening(rollout, monkeypatch):
     """What `open` takes along as golden cases."""
     taken = []
 
-    async def open_rollout(_, golden, __):
+    async def opening(_, golden, __):
         taken.append(json.loads(golden))
         raise RolloutRefusedError("far enough")
 
-    monkeypatch.setattr(operators, "_open", open_rollout)
+    monkeypatch.setattr(open_rollout, "_open", opening)
     with pytest.raises(AirflowFailException, match="far enough"):
         OpenRolloutOperator(task_id="open", rollout=rollout).execute(CONTEXT)
     return taken[0]
@@ -171,7 +172,7 @@ def test_a_sweep_never_loses_the_report_of_what_it_closed(monkeypatch, swept, le
     async def sweep(*_, **__):
         return swept, left
 
-    monkeypatch.setattr(operators, "_sweep", sweep)
+    monkeypatch.setattr(sweep_rollouts, "_sweep", sweep)
     operator = SweepRolloutsOperator(task_id="sweep_rollouts")
     if ends is None:
         assert operator.execute(CONTEXT) == swept
@@ -184,6 +185,6 @@ def test_a_dry_sweep_says_what_it_would_close(monkeypatch):
     async def sweep(*_, **__):
         return [{"model": "digits"}], []
 
-    monkeypatch.setattr(operators, "_sweep", sweep)
+    monkeypatch.setattr(sweep_rollouts, "_sweep", sweep)
     with pytest.raises(AirflowSkipException, match="would close digits"):
         SweepRolloutsOperator(task_id="sweep_rollouts", dry_run="True").execute(CONTEXT)
