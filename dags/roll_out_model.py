@@ -87,8 +87,8 @@ latency of both sides, and promotes or rolls back. The first version of a servic
 - **Starts** by hand (`model`, and `version` if not the champion), or when `champion_model` is updated; several events
   become several rollouts. **Emits** `live_model`.
 - **`open`** refuses what cannot work before anything is changed, and a second rollout of a service that has one.
-- **Both modes of KServe**: Knative by `canaryTrafficPercent`, Standard by `spec.canary` and the HTTPRoute. A KServe that
-  does not split traffic in its mode is refused before users' traffic is touched; `strategy: rolling` asks nothing of it.
+- **Both modes of KServe**: Knative by `canaryTrafficPercent`, Standard by `spec.canary` and the HTTPRoute. A KServe
+  that does not split traffic is refused before users' traffic is touched; `strategy: rolling` asks nothing of it.
 - **`canary`** logs a line for each look. A step with `approval` waits for a person: run `steer_rollout`, which freezes
   and ends rollouts too. Its state stands on the Lease `ml-lifecycle-<model>`: a killed task goes on.
 - **`close`** runs whatever happened. After a roll-back the spec names the good version again, `champion` returns to

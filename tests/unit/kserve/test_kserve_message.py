@@ -59,17 +59,21 @@ def test_a_roll_back_says_what_serves_why_the_figures_and_what_to_do():
 @pytest.mark.parametrize(
     ("changes", "subject", "wanted"),
     [
-        ({"outcome": "promoted"}, "was promoted and serves all traffic", [("roll_out_model", "1")]),
+        ({"outcome": "promoted"}, "was promoted and serves all traffic", [("roll_back_model", "1")]),
         ({"outcome": "promoted", "stable_version": None}, "was promoted", []),
         ({"outcome": "promoted", "stable_version": "2"}, "was promoted", []),
         ({"outcome": "frozen"}, "is frozen at 25 % of the traffic", [("roll_out_model", "2"), ("roll_out_model", "1")]),
-        ({"outcome": "waiting"}, "waits for a person at 25 % of the traffic", []),
+        (
+            {"outcome": "waiting"},
+            "waits for a person at 25 % of the traffic",
+            [("steer_rollout", "approve"), ("steer_rollout", "roll_back")],
+        ),
     ],
 )
 def test_each_outcome_has_its_next_step(changes, subject, wanted):
     message = write({**REPORT, **changes}, LINKS)
     assert subject in message.subject
-    assert [(dag, conf["version"]) for dag, conf in commands(message)] == wanted
+    assert [(dag, conf.get("version") or conf["action"]) for dag, conf in commands(message)] == wanted
 
 
 @pytest.mark.parametrize("outcome", ["not_opened", "not_closed"])

@@ -12,6 +12,7 @@ from ml_lifecycle.kserve.operators import (
     OpenRolloutOperator,
     SweepRolloutsOperator,
     base,
+    open_rollout,
     sweep_rollouts,
 )
 from ml_lifecycle.kserve.request import RolloutRequest
