@@ -32,7 +32,7 @@ def test_both_layouts_hold_every_dag_the_package_and_its_files(bundle):
     ):
         assert {file.stem for file in dags.glob("*.py")} == DAGS
         for needed in (
-            "settings.py",
+            "settings/__init__.py",
             "resources/k8s_templates/inference_service.yaml",
             "resources/spark_jobs/train.py",
         ):

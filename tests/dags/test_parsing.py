@@ -112,5 +112,5 @@ def test_airflow_leaves_the_package_below_plugins_alone() -> None:
 
     found = list(find_path_from_directory(plugins, ".airflowignore"))
 
-    assert (plugins / "ml_lifecycle" / "settings.py").exists()
+    assert (plugins / "ml_lifecycle" / "settings_variable.py").exists()
     assert [path for path in found if "ml_lifecycle" in str(path)] == []

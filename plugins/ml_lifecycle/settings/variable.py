@@ -1,0 +1,116 @@
+"""From the Variable's document to a model's settings, and what is said of one that is not understood."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, get_args, get_origin
+
+from pydantic import ValidationError
+
+from ml_lifecycle.exceptions import SettingsError
+from ml_lifecycle.settings.model import Connections, Settings
+from ml_lifecycle.settings.section import Section
+
+
+def parse_settings(
+    variable: str | Mapping[str, Any], model: str, overrides: Mapping[str, Any] | None = None
+) -> Settings:
+    """The settings of `model`: defaults, then the model's own, then `overrides`.
+
+    `overrides` maps dotted paths (`training.epochs`) to values; None means "not given". Raises SettingsError
+    that names the key, the value and what is allowed.
+    """
+    document = _document(variable)
+    known = {"defaults", "models"}
+    if unknown := sorted(set(document) - known):
+        raise SettingsError(f"Variable ml_lifecycle: unknown key {unknown[0]!r}; allowed are {sorted(known)}")
+    merged = overlay(document.get("defaults", {}), document.get("models", {}).get(model, {}))
+    for path, value in (overrides or {}).items():
+        if value is not None:
+            merged = overlay(merged, _nested(path, value))
+    try:
+        return Settings.model_validate({**merged, "model": model})
+    except ValidationError as error:
+        raise SettingsError(_explain(error, model)) from error
+
+
+def places(variable: str | Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Where any model's things may be: `clouds` as (Yandex connection, folder), and `kubernetes` connections.
+
+    An empty folder is the connection's own. Reads no more than it needs: what is wrong elsewhere in the settings must
+    not keep `clean_up` from its work.
+    """
+    document = _document(variable)
+    clouds, kubernetes = set(), set()
+    for own in ({}, *document.get("models", {}).values()):
+        merged = overlay(document.get("defaults", {}), own)
+        connections = merged.get("connections", {})
+        folder = merged.get("cluster", {}).get("folder_id") or ""
+        clouds.add((connections.get("yandex") or Connections().yandex, folder))
+        kubernetes.add(connections.get("kubernetes") or Connections().kubernetes)
+    return {"clouds": sorted(clouds), "kubernetes": sorted(kubernetes)}
+
+
+def _document(variable: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(variable, str):
+        try:
+            variable = json.loads(variable)
+        except json.JSONDecodeError as error:
+            raise SettingsError(f"Variable ml_lifecycle is not JSON: {error}") from error
+    if not isinstance(variable, Mapping):
+        raise SettingsError(f"Variable ml_lifecycle must be a JSON object, not {type(variable).__name__}")
+    return variable
+
+
+def _nested(path: str, value: object) -> dict[str, Any]:
+    head, _, rest = path.partition(".")
+    return {head: _nested(rest, value) if rest else value}
+
+
+def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with what `top` says instead; objects are merged key by key."""
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        merged[key] = overlay(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
+    return merged
+
+
+def _explain(error: ValidationError, model: str) -> str:
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or "settings"
+        reason = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            reason = f"unknown setting; allowed here are {', '.join(_siblings(item['loc']))}"
+        if item["type"] == "union_tag_not_found":
+            reason = "kind is missing: say 'counts' or 'gauge'"
+        given = "" if item["type"] == "missing" or isinstance(item["input"], Mapping) else f" = {item['input']!r}"
+        lines.append(f"{key}{given}: {reason}")
+    return f"settings of model {model!r}: " + "; ".join(lines)
+
+
+def _siblings(location: tuple[int | str, ...]) -> list[str]:
+    """The keys beside the one at `location`; a list's item and a union's member are not keys of their own."""
+    sections: list[type[Section]] = [Settings]
+    for part in location[:-1]:
+        below = [section.model_fields[part].annotation for section in sections if part in section.model_fields]
+        if below:
+            sections = [found for annotation in below for found in sections_of(annotation)]
+        elif isinstance(part, str):
+            tagged = [section for section in sections if part in _kinds(section)]
+            sections = tagged or sections
+    return sorted({name for section in sections for name in section.model_fields})
+
+
+def _kinds(section: type[Section]) -> tuple[str, ...]:
+    """The values of the field that tells a union's members apart; none where it has no such field."""
+    return get_args(section.model_fields["kind"].annotation) if "kind" in section.model_fields else ()
+
+
+def sections_of(annotation: Any) -> list[type[Section]]:
+    """The sections that a field's annotation names, through lists, unions and None."""
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        return [annotation] if issubclass(annotation, Section) else []
+    return [section for inner in get_args(annotation) for section in sections_of(inner)]
