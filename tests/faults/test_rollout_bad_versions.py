@@ -1,6 +1,5 @@
 """New versions that crash, run out of memory, never get ready or answer wrongly: before users see them, and later."""
 
-
 import psutil
 import pytest
 

@@ -28,6 +28,7 @@ from ml_lifecycle.kserve.rollout import (
     Phase,
     RolloutState,
     begin_testing,
+    edited,
     ended,
     left_serving,
     next_closing,
@@ -223,6 +224,8 @@ class RolloutClient:
         service = await self.service(state)
         if service is None:
             return state, Readiness(failed=True, reason=f"InferenceService {state.service!r} was deleted")
+        if reason := edited(state, service):
+            return state, Readiness(failed=True, reason=reason)
         state = noted(state, service)
         pods = await self._pods(state, service.latest_created) if service.latest_created != state.before else []
         found = readiness(service, pods, before=state.before)
