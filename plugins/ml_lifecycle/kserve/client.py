@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import shlex
@@ -59,6 +60,12 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+@functools.cache
+def _templates() -> Templates:
+    """Compiled once in a process: each takes as long as a look."""
+    return Templates(resource("k8s_templates"))
+
+
 @asynccontextmanager
 async def connect(connection_id: str, holder: str) -> AsyncIterator[RolloutClient]:
     """The client of an Airflow connection of type kubernetes, writing Leases as `holder`."""
@@ -76,7 +83,7 @@ class RolloutClient:
         self.holder = holder
         self._clock = clock
         self._known: dict[tuple[str, str], leases.Lease] = {}
-        self._templates = Templates(resource("k8s_templates"))
+        self._templates = _templates()
 
     def now(self) -> float:
         """Unix seconds."""
