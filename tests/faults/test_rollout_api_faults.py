@@ -1,14 +1,21 @@
 """An API server that fails in the middle of a rollout: no wrong end, no traffic on a bad version, a clean state."""
 
+import asyncio
+
 import pytest
 
 from local.kubernetes.faults import Fault
-from ml_lifecycle.kserve.triggers import CanaryTrigger, CloseTrigger
-from tests.faults.rollout_world import Behaviour, begin, event, go_live, open_and_wait, world
+from ml_lifecycle.kserve.triggers import CanaryTrigger, CloseTrigger, RevisionReadyTrigger
+from ml_lifecycle.kubernetes.client import Retry
+from tests.faults.rollout_world import Behaviour, begin, event, go_live, open_and_wait, persevering, until, world
+
+NEW = "digits-predictor-00002"
 
 FAULTS = {
     "conflict on the Lease": Fault("PATCH", "leases", status=409, times=2),
+    "conflict on the service": Fault("PATCH", "inferenceservices", status=409, times=1),
     "too many requests": Fault("*", "inferenceservices", status=429, retry_after=0, times=3),
+    "too many requests, and when to come again": Fault("*", "leases", status=429, retry_after=1, times=1),
     "an error of the server": Fault("PATCH", "inferenceservices", status=500, times=2),
     "a connection cut before": Fault("*", "inferenceservices|leases", close="before", times=2),
     "a connection cut after the write": Fault("PATCH", "inferenceservices|leases", close="after", times=2),
@@ -45,4 +52,44 @@ async def test_a_bad_version_is_withdrawn_though_the_api_fails(cluster):
     cluster.stand_in.faults.add(Fault("PATCH", "inferenceservices", close="after", times=2))
     assert (await event(CloseTrigger, "second"))["report"]["outcome"] == "rolled_back"
     assert max(cluster.traffic.served["digits-predictor-00002"]) == 10
+    assert cluster.is_clean()
+
+
+@pytest.mark.parametrize("path", ["leases", "inferenceservices", "pods", ".*"])
+@pytest.mark.parametrize(("errors", "outcome"), [(0.0, "promoted"), (0.5, "rolled_back")])
+async def test_an_api_that_is_away_longer_than_any_retry_only_costs_time(cluster, monkeypatch, path, errors, outcome):
+    """A look is lost, or the task fails as one that may be tried again; then all goes on from the Lease."""
+    monkeypatch.setattr(Retry, "delay", lambda *_: 0.01)
+    cluster.traffic.behaviours[NEW] = Behaviour(errors=errors)
+
+    def away(times):
+        cluster.stand_in.faults.add(Fault("*", path, status=503, times=times))
+
+    async with cluster.client("second") as client:
+        await client.open(cluster.request("2"), "{}")
+    away(12)
+    assert (await persevering(RevisionReadyTrigger, "second"))["status"] == "ready"
+    cluster.stand_in.faults.clear()
+    await begin(cluster, "second")
+    away(12)
+    assert (await persevering(CanaryTrigger, "second"))["decision"] == outcome
+    cluster.stand_in.faults.clear()
+    away(12)
+    report = (await persevering(CloseTrigger, "second"))["report"]
+    assert report["outcome"] == outcome
+    assert max(cluster.traffic.served[NEW]) == report["steps"][-1]["percent"]
+    assert cluster.is_clean()
+
+
+async def test_an_api_that_is_away_while_the_traffic_moves_leaves_it_where_it_was(cluster, monkeypatch):
+    """The step is on the Lease; who comes later moves the traffic there before anything is judged."""
+    monkeypatch.setattr(Retry, "delay", lambda *_: 0.01)
+    await open_and_wait(cluster, cluster.request("2"), "second")
+    await begin(cluster, "second")
+    looking = asyncio.create_task(event(CanaryTrigger, "second"))
+    await until(lambda: cluster.traffic.served[NEW])
+    cluster.stand_in.faults.add(Fault("PATCH", "inferenceservices", status=503, times=20))
+    assert (await looking)["decision"] == "promoted"
+    assert set(cluster.traffic.served[NEW]) <= {0, 10, 50}
+    assert (await event(CloseTrigger, "second"))["report"]["outcome"] == "promoted"
     assert cluster.is_clean()

@@ -1,15 +1,17 @@
 """KServe's traps and other people's hands, against the Kubernetes stand-in. Each trap bears the number of the issue."""
 
 import asyncio
+import itertools
 import json
 
 import pytest
 
+from ml_lifecycle.kserve.client import FIELD_MANAGER
 from ml_lifecycle.kserve.exceptions import RolloutRefusedError
-from ml_lifecycle.kserve.triggers import CanaryTrigger, CloseTrigger
+from ml_lifecycle.kserve.triggers import CanaryTrigger, CloseTrigger, RevisionReadyTrigger
 from ml_lifecycle.kubernetes.client import KubernetesClient
 from ml_lifecycle.kubernetes.exceptions import LeaseHeldError
-from ml_lifecycle.kubernetes.resource import INFERENCE_SERVICE, LEASE, MLSCALER, REVISION
+from ml_lifecycle.kubernetes.resource import INFERENCE_SERVICE, LEASE, MLSCALER, POD, REVISION
 from tests.faults.rollout_world import (
     MODEL,
     NAMESPACE,
@@ -75,6 +77,52 @@ async def test_trap_3_after_a_roll_back_the_spec_names_the_good_model(cluster):
     assert "canaryTrafficPercent" not in cluster.service["spec"]["predictor"]
 
 
+def showing(monkeypatch, change):
+    """From now on the API shows what `change(status, reads)` makes of the InferenceService's status."""
+    find, reads = KubernetesClient.find, itertools.count(1)
+
+    async def altered(client, kind, name, namespace=None):
+        found = await find(client, kind, name, namespace)
+        if found is None or kind is not INFERENCE_SERVICE:
+            return found
+        return found | {"status": change(found.get("status") or {}, next(reads))}
+
+    monkeypatch.setattr(KubernetesClient, "find", altered)
+
+
+async def test_trap_4_ready_while_its_pods_crash_gets_no_traffic_1474(cluster, monkeypatch):
+    def all_well(status, _):
+        component = status["components"]["predictor"]
+        component |= {"latestReadyRevision": component["latestCreatedRevision"]}
+        loaded = {"transitionStatus": "UpToDate", "states": {"targetModelState": "Loaded"}}
+        return status | {"conditions": [{"type": "Ready", "status": "True"}], "modelStatus": loaded}
+
+    cluster.version("2", answer="crash")
+    with monkeypatch.context() as patched:
+        showing(patched, all_well)
+        ready = await open_and_wait(cluster, cluster.request("2"), "second")
+    assert (ready["status"], "restarted" in ready["reason"]) == ("failed", True)
+    assert (await event(CloseTrigger, "second"))["report"]["outcome"] == "rolled_back"
+    assert max(cluster.traffic.served["digits-predictor-00002"], default=0) == 0
+    assert cluster.is_clean()
+
+
+async def test_trap_5_ready_that_flaps_while_it_serves_is_waited_for_5443(cluster, monkeypatch):
+    def flapping(status, reads):
+        unknown = [{"type": kind, "status": "Unknown"} for kind in ("Ready", "PredictorReady", "RoutesReady")]
+        return status | {"conditions": unknown} if reads % 2 else status
+
+    showing(monkeypatch, flapping)
+    assert (await go_live(cluster, "2", "second"))["outcome"] == "promoted"
+
+
+async def test_trap_6_a_status_that_is_not_there_yet_is_waited_for_4454(cluster, monkeypatch):
+    async with cluster.client("second") as client:
+        await client.open(cluster.request("2"), "{}")
+    showing(monkeypatch, lambda status, reads: {} if reads < 4 else status)
+    assert (await event(RevisionReadyTrigger, "second"))["status"] == "ready"
+
+
 async def test_trap_7_a_transformer_is_refused_1669(cluster):
     """The stand-in has no transformers: the field is put into its answer."""
 
@@ -129,6 +177,22 @@ async def test_trap_10_the_same_version_again_changes_nothing_772(cluster):
     assert cluster.is_clean()
 
 
+async def test_trap_11_a_failure_of_former_days_fails_no_new_revision_2962(cluster, monkeypatch):
+    def stale(status, _):
+        failure = {"reason": "ModelLoadFailed", "message": "long mended", "exitCode": 1}
+        return status | {"modelStatus": status["modelStatus"] | {"lastFailureInfo": failure}}
+
+    showing(monkeypatch, stale)
+    assert (await go_live(cluster, "2", "second"))["outcome"] == "promoted"
+
+
+async def test_trap_12_a_canary_without_traffic_has_a_pod_all_the_same(cluster):
+    await open_and_wait(cluster, cluster.request("2"), "second")
+    assert cluster.service["spec"]["predictor"]["minReplicas"] == 1
+    pods = cluster.store.list(POD, NAMESPACE, "serving.knative.dev/revision=digits-predictor-00002")
+    assert [item["status"]["phase"] for item in pods] == ["Running"]
+
+
 async def test_trap_13_a_scaler_keeps_the_replicas(cluster):
     scaler = {
         "apiVersion": MLSCALER.api_version,
@@ -145,6 +209,17 @@ async def test_trap_13_a_scaler_keeps_the_replicas(cluster):
         client.kubernetes.list = with_scaler
         await client.open(cluster.request("2"), "{}")
     assert "minReplicas" not in cluster.service["spec"]["predictor"]
+
+
+async def test_trap_14_nobody_else_need_touch_the_service_3085(cluster):
+    """KServe leaves the steps, the verdict and the way back to whoever deploys."""
+    cluster.traffic.behaviours["digits-predictor-00003"] = Behaviour(errors=0.5)
+    assert (await go_live(cluster, "2", "second"))["outcome"] == "promoted"
+    assert (await go_live(cluster, "3", "third"))["outcome"] == "rolled_back"
+    managers = {
+        entry["manager"] for entry in cluster.service["metadata"]["managedFields"] if "subresource" not in entry
+    }
+    assert managers == {FIELD_MANAGER}
 
 
 async def test_a_second_rollout_is_refused_and_says_whose_the_first_is(cluster):

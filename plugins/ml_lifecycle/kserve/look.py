@@ -23,11 +23,8 @@ def trouble(state: RolloutState, service: Service | None) -> str:
     name = state.service
     if service is None:
         return f"InferenceService {name!r} was deleted in the middle of the rollout"
-    if service.newest.storage_uri != state.candidate.storage_uri:
-        return (
-            f"InferenceService {name!r} was edited in the middle of the rollout: storageUri is "
-            f"{service.newest.storage_uri!r}, not {state.candidate.storage_uri!r}"
-        )
+    if reason := edited(state, service):
+        return reason
     if service.latest_created not in {"", state.revision}:
         return (
             f"InferenceService {name!r} was edited in the middle of the rollout: revision {service.latest_created} "
@@ -38,6 +35,16 @@ def trouble(state: RolloutState, service: Service | None) -> str:
             f"KServe rolled {service.rolled_out} out in the middle of the rollout; {state.stable_revision} was stable"
         )
     return ""
+
+
+def edited(state: RolloutState, service: Service) -> str:
+    """Whose model the service names, where it is not the candidate; empty where it is."""
+    if service.newest.storage_uri == state.candidate.storage_uri:
+        return ""
+    return (
+        f"InferenceService {state.service!r} was edited in the middle of the rollout: storageUri is "
+        f"{service.newest.storage_uri!r}, not {state.candidate.storage_uri!r}"
+    )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,9 @@ import kubernetes_asyncio.config
 
 from ml_lifecycle.kubernetes.conditions import Progress, Rule
 from ml_lifecycle.kubernetes.exceptions import (
+    ConflictError,
     InvalidError,
+    KubernetesError,
     NotFoundError,
     UnavailableError,
     WaitFailedError,
@@ -81,8 +83,8 @@ async def connect(connection_id: str) -> AsyncIterator[KubernetesClient]:
 class KubernetesClient:
     """Reads and writes objects of any `ResourceKind`.
 
-    Reads, patches, applies and deletes are repeated on 429, 5xx and lost connections; a create only where the
-    server cannot have acted on it.
+    Reads, patches, applies and deletes are repeated on 429, 5xx and lost connections, an apply also where another write
+    overtook it; a create only where the server cannot have acted on it.
     """
 
     def __init__(
@@ -325,6 +327,7 @@ class KubernetesClient:
                 error = error_from_status(response.status, _status(await response.read()), request)
                 retry_after = _seconds(response.headers.get("Retry-After"))
                 repeatable = response.status == 429 or (response.status in _TRANSIENT and method != "POST")
+                repeatable = repeatable or (content_type == _APPLY and _overtaken(error, body))
             except _NO_ANSWER as failure:
                 error = UnavailableError(
                     f"no answer from {self._api.configuration.host} ({failure!r}): check the Kubernetes connection "
@@ -361,6 +364,12 @@ class KubernetesClient:
             _request_timeout=seconds,
         )
         return response
+
+
+def _overtaken(error: KubernetesError, applied: Mapping[str, Any] | None) -> bool:
+    """Whether another write came in between an apply's reading and writing within the API server: no field disputed."""
+    version = (applied or {}).get("metadata", {}).get("resourceVersion")
+    return isinstance(error, ConflictError) and not error.owners and not version
 
 
 def _named(kind: ResourceKind, name: str) -> str:

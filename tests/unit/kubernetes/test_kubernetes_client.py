@@ -85,6 +85,25 @@ async def test_a_create_is_repeated_when_it_was_turned_away(stand_in, client):
     assert stand_in.faults.count("POST") == 2
 
 
+async def test_an_apply_that_another_write_overtook_is_repeated(stand_in, client):
+    stand_in.faults.add(Fault("PATCH", status=409, message="the object has been modified"))
+    await client.apply(config_map(a="1"), field_manager="m")
+    assert stand_in.faults.count("PATCH") == 2
+
+
+async def test_a_disputed_apply_and_one_of_a_given_version_are_not_repeated(stand_in, client):
+    await client.apply(config_map(a="1"), field_manager="m")
+    stand_in.faults.clear()
+    with pytest.raises(ConflictError) as disputed:
+        await client.apply(config_map(a="2"), field_manager="other")
+    assert list(disputed.value.owners) == [".data.a"]
+    stale = config_map(a="3")
+    stale["metadata"]["resourceVersion"] = "1"
+    with pytest.raises(ConflictError):
+        await client.apply(stale, field_manager="m")
+    assert stand_in.faults.count("PATCH") == 2
+
+
 async def test_retry_after_is_respected(stand_in, client):
     stand_in.faults.add(Fault("GET", status=429, retry_after=1))
     began = time.monotonic()

@@ -18,6 +18,7 @@ from ml_lifecycle.kserve.client.lease import Clock, RolloutLease, utc_now
 from ml_lifecycle.kserve.client.service import ServiceClient
 from ml_lifecycle.kserve.closing import Act, Closing, ended, left_serving, next_closing, noted
 from ml_lifecycle.kserve.exceptions import RolloutInterruptedError, RolloutRefusedError, RolloutStuckError
+from ml_lifecycle.kserve.look import edited
 from ml_lifecycle.kserve.manifest import picked
 from ml_lifecycle.kserve.report import report
 from ml_lifecycle.kserve.request import RolloutRequest
@@ -180,6 +181,8 @@ class RolloutClient(RolloutLease):
         service = await self.service(state)
         if service is None:
             return state, Readiness(failed=True, reason=f"InferenceService {state.service!r} was deleted")
+        if reason := edited(state, service):
+            return state, Readiness(failed=True, reason=reason)
         state = noted(state, service)
         new = service.latest_created != state.before
         pods = await self._services.pods(state, service.latest_created, standard=service.standard) if new else []

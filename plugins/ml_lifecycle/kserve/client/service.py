@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Any
 
@@ -32,12 +33,18 @@ FIELD_MANAGER = "ml-lifecycle-rollout"
 _STORAGE_URI_ANNOTATION = "internal.serving.kserve.io/storage-initializer-sourceuri"
 
 
+@functools.cache
+def _templates() -> Templates:
+    """Compiled once in a process: each takes as long as a look."""
+    return Templates(resource("k8s_templates"))
+
+
 class ServiceClient:
     """What a rollout reads and writes of its service."""
 
     def __init__(self, kubernetes: KubernetesClient) -> None:
         self._kubernetes = kubernetes
-        self._templates = Templates(resource("k8s_templates"))
+        self._templates = _templates()
 
     async def find(self, state: RolloutState) -> Service | None:
         """The InferenceService as it stands; None if absent."""
