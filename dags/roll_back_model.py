@@ -5,16 +5,16 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Param, get_current_context, task
+from airflow.sdk import DAG, get_current_context, task
 
 from ml_lifecycle.assets import LIVE_MODEL, ModelEvent
 from ml_lifecycle.kserve.operators import RollBackOperator
-from ml_lifecycle.params import optional, overrides, refusing
+from ml_lifecycle.params import optional, overrides, refusing, required
 
 SETTINGS = {"namespace": "serving.namespace", "image": "serving.image"}
 
 PARAMS = {
-    "model": Param(type="string", minLength=1, description="Registered model and InferenceService"),
+    "model": optional("string", "Registered model and InferenceService; needed"),
     "version": optional("string", "Version to return to; null: the one that was live before", pattern="^[0-9]+$"),
     "reason": optional("string", "Why; it stands on the version's tags", minLength=1),
     "namespace": optional("string", "Namespace of the InferenceService", section="Serving"),
@@ -54,7 +54,7 @@ with DAG(
         from ml_lifecycle.tracking.rollout_aliases import earlier_version
 
         with refusing():
-            settings = read_settings(params["model"], overrides(params, SETTINGS))
+            settings = read_settings(required(params, "model"), overrides(params, SETTINGS))
             version = earlier_version(settings.connections.tracking, settings.model, params["version"])
         request = RolloutRequest.of(
             settings, version=version.version, run_id=version.run_id, storage_uri=version.storage_uri

@@ -8,7 +8,7 @@ from typing import Any
 from airflow.sdk import DAG, Param, get_current_context, task
 
 from ml_lifecycle.kserve.operators import SteerRolloutOperator
-from ml_lifecycle.params import optional, refusing
+from ml_lifecycle.params import optional, refusing, required
 
 ACTIONS = {
     "approve": "let a step go on that waits for approval",
@@ -19,7 +19,7 @@ ACTIONS = {
 }
 
 PARAMS = {
-    "model": Param(type="string", minLength=1, description="The model whose rollout is open"),
+    "model": optional("string", "The model whose rollout is open; needed"),
     "action": Param("approve", type="string", enum=list(ACTIONS), values_display=ACTIONS, description="What to do"),
     "reason": optional("string", "Why; it stands in the report and on the version's tags", minLength=1),
     "namespace": optional("string", "Namespace of the InferenceService; null: that of the settings"),
@@ -54,7 +54,7 @@ with DAG(
         from ml_lifecycle.settings_variable import read_settings
 
         with refusing():
-            settings = read_settings(params["model"])
+            settings = read_settings(required(params, "model"))
         run = get_current_context()["dag_run"]
         return {
             "kubernetes_conn_id": settings.connections.kubernetes,

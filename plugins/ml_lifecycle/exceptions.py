@@ -11,6 +11,10 @@ class RefusalError(LifecycleError):
     """Refused for a reason that stays until a person removes it: trying the same again cannot help."""
 
 
+class ParamMissingError(RefusalError):
+    """A DAG run lacks a param that it cannot do without."""
+
+
 class SettingsError(RefusalError):
     """A setting or a param is unknown or impossible; nothing has been created."""
 

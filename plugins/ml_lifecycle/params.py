@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow.sdk import Param
 
-from ml_lifecycle.exceptions import RefusalError
+from ml_lifecycle.exceptions import ParamMissingError, RefusalError
 
 
 def optional(kind: str, description: str, **schema: Any) -> Param:
@@ -19,6 +19,13 @@ def optional(kind: str, description: str, **schema: Any) -> Param:
 def overrides(params: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, Any]:
     """Dotted settings path to value, for the params that were given; `paths` maps param to path."""
     return {path: params[name] for name, path in paths.items() if params.get(name) is not None}
+
+
+def required(params: Mapping[str, Any], name: str) -> str:
+    """The value of a param that has no default; ParamMissingError where it was not given."""
+    if not params.get(name):
+        raise ParamMissingError(f"the param {name!r} is missing: this DAG does nothing without it")
+    return str(params[name])
 
 
 @contextmanager

@@ -5,9 +5,9 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 
 from ml_lifecycle.data_lake.exceptions import DataLakeUnreachableError, DatasetError, ServingFilesDifferError
 from ml_lifecycle.dataproc.exceptions import ClusterRefusedError, UnavailableError
-from ml_lifecycle.exceptions import LifecycleError, SettingsError
+from ml_lifecycle.exceptions import LifecycleError, ParamMissingError, SettingsError
 from ml_lifecycle.kserve.exceptions import RolloutRefusedError
-from ml_lifecycle.params import overrides, refusing
+from ml_lifecycle.params import overrides, refusing, required
 from ml_lifecycle.tracking.exceptions import (
     NoCandidateError,
     ServingArtifactMissingError,
@@ -52,3 +52,10 @@ def test_what_may_pass_is_tried_again(error: LifecycleError) -> None:
 def test_only_params_that_were_given_override() -> None:
     paths = {"epochs": "training.epochs", "seed": "training.seed", "gpu": "training.gpu"}
     assert overrides({"epochs": None, "seed": 0}, paths) == {"training.seed": 0}
+
+
+def test_a_param_without_a_default_is_asked_for_by_name():
+    assert required({"model": "digits"}, "model") == "digits"
+    for given in ({}, {"model": None}, {"model": ""}):
+        with pytest.raises(ParamMissingError, match="the param 'model' is missing"):
+            required(given, "model")
