@@ -16,6 +16,7 @@ import argparse
 import functools
 import http.client
 import json
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,7 @@ RETRY_SECONDS = 0.5
 EXCERPT = 300
 TOLERANCE = 0.001
 
+CLUSTER_LOCAL = ".svc.cluster.local"
 READY_PATHS = {"v1": "/v1/models/{model}", "v2": "/v2/models/{model}/ready"}
 METADATA_PATHS = {"v2": "/v2/models/{model}"}
 PREDICT_PATHS = {"v1": "/v1/models/{model}:predict", "v2": "/v2/models/{model}/infer"}
@@ -70,11 +72,16 @@ class Report:
 
 
 class Endpoint:
-    """One deployment, reached at its URL or by way of another address."""
+    """One deployment, reached at its URL or by way of another address.
+
+    A cluster's own names need no gateway where they resolve, and a gateway does not know them.
+    """
 
     def __init__(self, url: str, connect: str | None) -> None:
         self._url = _http(url)
-        self._address = _http(connect) if connect else self._url
+        host = self._url.hostname or ""
+        direct = host.endswith(CLUSTER_LOCAL) and _resolves(host)
+        self._address = _http(connect) if connect and not direct else self._url
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
         """Status and JSON of the answer; raises CheckFailedError when nothing answers."""
@@ -240,6 +247,14 @@ def _latency(report: Report, budget: float) -> str:
     if slowest > budget:
         raise CheckFailedError(f"the slowest answer took {slowest:.3f} s, more than the budget of {budget:.3f} s")
     return f"the slowest answer took {slowest:.3f} s of {budget:.3f} s"
+
+
+def _resolves(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return True
 
 
 def _http(url: str) -> SplitResult:

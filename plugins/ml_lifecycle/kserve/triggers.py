@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 import zlib
 from abc import abstractmethod
 from collections.abc import AsyncIterator
@@ -30,11 +31,19 @@ class RolloutTrigger(BaseTrigger):
     """One service's rollout, held by `holder`; a subclass says what it does until its one event.
 
     Events: `{"status": …}` and what the operator needs; every error of ours is `{"status": "failed", "reason"}`, with
-    `transient` where a later try of the task may succeed.
+    `transient` where a later try of the task may succeed. None comes before `not_before` (Unix seconds): Airflow's
+    scheduler takes a task that goes on before it has booked the deferral for one that failed.
     """
 
     def __init__(
-        self, *, kubernetes_conn_id: str, namespace: str, service: str, holder: str, poll_seconds: float
+        self,
+        *,
+        kubernetes_conn_id: str,
+        namespace: str,
+        service: str,
+        holder: str,
+        poll_seconds: float,
+        not_before: float = 0.0,
     ) -> None:
         super().__init__()
         self.kubernetes_conn_id = kubernetes_conn_id
@@ -42,6 +51,7 @@ class RolloutTrigger(BaseTrigger):
         self.service = service
         self.holder = holder
         self.poll_seconds = poll_seconds
+        self.not_before = not_before
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """The class path and every keyword argument."""
@@ -52,6 +62,7 @@ class RolloutTrigger(BaseTrigger):
             "service": self.service,
             "holder": self.holder,
             "poll_seconds": self.poll_seconds,
+            "not_before": self.not_before,
         }
         return f"{kind.__module__}.{kind.__qualname__}", arguments
 
@@ -67,6 +78,7 @@ class RolloutTrigger(BaseTrigger):
             event = {"status": "failed", "reason": str(error), "transient": True}
         except LifecycleError as error:
             event = {"status": "failed", "reason": str(error)}
+        await asyncio.sleep(self.not_before - time.time())
         yield TriggerEvent(event)
 
     @abstractmethod

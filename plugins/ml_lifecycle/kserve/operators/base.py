@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,10 @@ from ml_lifecycle.runtimes import DESCRIPTION, GOLDEN, RUNTIMES
 
 if TYPE_CHECKING:
     from ml_lifecycle.kserve.request import RolloutRequest
+
+
+# By then Airflow's scheduler has seen that the task is deferred.
+_BOOKED_SECONDS = 3.0
 
 
 class RolloutOperator(BaseOperator):
@@ -59,6 +64,7 @@ class RolloutOperator(BaseOperator):
             service=request.model,
             holder=holder(context),
             poll_seconds=poll_seconds,
+            not_before=time.time() + _BOOKED_SECONDS if self.deferrable else 0.0,
         )
         if self.deferrable:
             self.defer(trigger=built, method_name="resume")
