@@ -132,38 +132,6 @@ async def test_trap_7_a_transformer_is_refused_1669(cluster):
     assert "transformer" in await refused(cluster, seeing=with_transformer)
 
 
-async def test_trap_8_standard_mode_would_take_all_traffic_at_once_4074(cluster):
-    """The stand-in has Knative mode alone: the mode is put into its answer."""
-
-    def in_standard_mode(kind, found):
-        status = {"deploymentMode": "Standard"}
-        return found | {"status": found["status"] | status} if kind is INFERENCE_SERVICE else found
-
-    assert "Standard mode" in await refused(cluster, seeing=in_standard_mode)
-
-
-async def test_trap_8_the_first_version_in_standard_mode_is_refused_and_deleted_4074(cluster, monkeypatch):
-    """Its mode shows once KServe has seen it: without the refusal it would be live, and every later one refused."""
-    cluster.store.delete(INFERENCE_SERVICE, MODEL, NAMESPACE)
-    await until(lambda: cluster.service is None)
-    find = KubernetesClient.find
-
-    async def in_standard_mode(client, kind, name, namespace=None):
-        found = await find(client, kind, name, namespace)
-        if found is None or kind is not INFERENCE_SERVICE or "status" not in found:
-            return found
-        return found | {"status": found["status"] | {"deploymentMode": "Standard"}}
-
-    monkeypatch.setattr(KubernetesClient, "find", in_standard_mode)
-    ready = await open_and_wait(cluster, cluster.request("2"), "second")
-    assert (ready["status"], "defaultDeploymentMode to Knative" in ready["reason"]) == ("failed", True)
-    report = (await event(CloseTrigger, "second"))["report"]
-    assert (report["outcome"], report["kind"]) == ("rolled_back", "first")
-    assert "Standard mode" in report["reason"]
-    await until(lambda: cluster.service is None)
-    assert cluster.is_clean()
-
-
 async def test_trap_9_a_collected_stable_revision_is_refused(cluster):
     """Knative collects revisions after two days; the stand-in never does."""
     assert "no longer exists" in await refused(cluster, seeing=lambda kind, found: None if kind is REVISION else found)
