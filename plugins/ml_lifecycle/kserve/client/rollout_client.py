@@ -105,10 +105,11 @@ class RolloutClient(RolloutLease):
         return state
 
     async def _clear(self, left: RolloutState) -> None:
-        """Closes what another rollout left open; a frozen one is rolled back."""
+        """Closes what another rollout left open; what nobody decided, or somebody froze, makes way."""
         log.info("closing what %s left: version %s", left.holder, left.request.version)
-        if left.decision is Decision.FROZEN:
-            left = replace(left, decision=None, phase=Phase.CANARY, closing_since=None)
+        if left.decision in (None, Decision.FROZEN):
+            undecided = replace(left, decision=None, closing_since=None)
+            left = undecided.decide(Decision.ROLLED_BACK, f"{left.holder} left it open, and {self.holder} came")
         await self.close(await self.save(replace(left, holder=self.holder)), release=False)
 
     async def _begin(self, request: RolloutRequest, live: Service | None, golden: str) -> RolloutState:
