@@ -97,6 +97,7 @@ async def test_a_service_deleted_in_any_state_is_not_made_again_and_the_next_run
 @pytest.mark.parametrize("state", STATES)
 async def test_another_model_put_there_in_any_state_is_left_to_who_did_it(cluster, state):
     await STATES[state](cluster)
+    await until(lambda: cluster.component["latestCreatedRevision"] == NEW)
     percent = cluster.service["spec"]["predictor"]["canaryTrafficPercent"]
     theirs = cluster.version("9")
     edit(cluster, model={"storageUri": theirs})
