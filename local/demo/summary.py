@@ -110,6 +110,7 @@ def _rollout(rollout: dict[str, Any]) -> RenderableType:
     title = f"Rollout of version {rollout['version']} ({rollout['seconds']:.0f} s)"
     if not rollout["steps"]:
         return Group(Text(title, style="bold"), Text(f"no canary: {rollout['reason']}", style="dim"))
+    before = Text(f"expected before: {rollout.get('outlook') or 'nothing'}", style="dim")
     ending = Text(f"{rollout['outcome'].replace('_', ' ')}: {rollout['reason']}")
     table = _table(title, "traffic", "side", "requests", "errors", "p95", "verdict")
     for step in rollout["steps"]:
@@ -117,7 +118,7 @@ def _rollout(rollout: dict[str, Any]) -> RenderableType:
         verdict = f"{step['verdict'].replace('_', ' ')} after {looks}"
         table.add_row(f"{step['percent']} %", "canary", *_side(step["canary"]), verdict)
         table.add_row("", "stable", *_side(step["stable"]), "")
-    return Group(table, ending, *([_catch(rollout)] if rollout["outcome"] == "rolled_back" else ()))
+    return Group(table, before, ending, *([_catch(rollout)] if rollout["outcome"] == "rolled_back" else ()))
 
 
 def _catch(rollout: dict[str, Any]) -> RenderableType:

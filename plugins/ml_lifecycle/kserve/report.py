@@ -24,6 +24,7 @@ def report(state: RolloutState, service: Service | None, now: float) -> dict[str
         "kind": state.kind.value,
         "outcome": (state.decision or Decision.ROLLED_BACK).value,
         "reason": state.reason,
+        "outlook": state.outlook,
         "revisions": {
             "new": state.revision,
             "stable": state.stable_revision,

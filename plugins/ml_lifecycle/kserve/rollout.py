@@ -7,16 +7,15 @@ a look makes of it stands in look.py, what a person's word does in steering.py, 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
 
 from ml_lifecycle.canary.evidence import Evidence, Window
-from ml_lifecycle.canary.plan import expected_seconds
 from ml_lifecycle.canary.snapshot import Snapshot
 from ml_lifecycle.canary.verdict import Outcome
+from ml_lifecycle.kserve.outlook import outlook
 from ml_lifecycle.kserve.predictor import Predictor
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.revisions import Service
@@ -118,6 +117,7 @@ class RolloutState:
     kept_revision: str = ""
     approved: tuple[int, ...] = ()
     frozen: str = ""
+    outlook: str = ""
     steered_at: float = 0.0
     paused_since: float | None = None
     paused_for: str = ""
@@ -258,32 +258,7 @@ def begin_canary(state: RolloutState) -> RolloutState:
 
 def remember(state: RolloutState, history: Iterable[Window]) -> RolloutState:
     """With what the stable side did before there was a canary: its level, and how much it varies."""
-    evidence = state.evidence
-    for window in history:
+    evidence, windows = state.evidence, tuple(history)
+    for window in windows:
         evidence = evidence.add(window, state.request.limits.slow)
-    return replace(state, evidence=evidence)
-
-
-def outlook(state: RolloutState, history: Sequence[Window]) -> str:
-    """How long the verdict may take, by what the stable side served of late; for the log."""
-    requests = sum(window.stable.requests for window in history)
-    errors = sum(window.stable.errors for window in history)
-    if not requests:
-        return "the stable side has served nothing of late: how long the verdict takes cannot be told"
-    plan, limits = state.request.plan, state.request.limits
-    per_second = requests / (len(history) * plan.look_seconds)
-    seconds = expected_seconds(plan, limits, requests_per_second=per_second, error_rate=errors / requests)
-    traffic = f"at {60 * per_second:.0f} requests a minute and {errors / requests:.2%} errors"
-    harm = f"a {limits.margin:g}× margin or a floor of {limits.floor:.2%}"
-    if math.isinf(seconds):
-        return (
-            f"{traffic} this plan is not expected to clear {harm} before its deadline of "
-            f"{plan.deadline_seconds / 60:g} minutes: raise margin, floor or deadline_minutes"
-        )
-    return (
-        f"{traffic} this plan needs about {_duration(seconds)} to clear {harm}; half of all good versions need longer"
-    )
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+    return replace(state, evidence=evidence, outlook=outlook(state.request, windows))

@@ -153,7 +153,7 @@ class CanaryTrigger(RolloutTrigger):
 
     async def _remember(self, client: RolloutClient, prometheus: PrometheusClient, state: RolloutState) -> RolloutState:
         """With the stable side's history, which makes the verdict faster; without it where it cannot be read."""
-        from ml_lifecycle.kserve.rollout import outlook, remember
+        from ml_lifecycle.kserve.rollout import remember
         from ml_lifecycle.prometheus.exceptions import PrometheusUnavailableError
 
         try:
@@ -162,8 +162,9 @@ class CanaryTrigger(RolloutTrigger):
             self.log.warning("the rollout begins without the stable side's history: %s", error)
             return state
         self.log.info("the stable side's last %s looks tell its level and how much it varies", len(windows))
-        self.log.info("%s", outlook(state, windows))
-        return remember(state, windows)
+        state = remember(state, windows)
+        self.log.info("%s", state.outlook)
+        return state
 
     async def _look(self, client: RolloutClient, prometheus: PrometheusClient, state: RolloutState) -> RolloutState:
         """One look; the state is on the Lease before the traffic follows it."""

@@ -23,7 +23,6 @@ from ml_lifecycle.kserve.rollout import (
     begin_canary,
     begin_testing,
     opened,
-    outlook,
     remember,
 )
 from ml_lifecycle.settings import parse_settings
@@ -323,7 +322,7 @@ def past(requests, errors=0, looks=60):
     ],
 )
 def test_the_log_says_how_long_a_verdict_may_take(history, overrides, words):
-    assert words in outlook(state(**overrides), history)
+    assert words in remember(state(**overrides), history).outlook
 
 
 def test_the_stable_sides_past_is_evidence_of_its_level_alone():
