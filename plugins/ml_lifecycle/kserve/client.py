@@ -19,7 +19,7 @@ from ml_lifecycle.kserve.exceptions import RolloutInterruptedError, RolloutRefus
 from ml_lifecycle.kserve.manifest import Predictor, Templates, is_ours, picked, predictor
 from ml_lifecycle.kserve.queries import PRESETS, history, snapshot
 from ml_lifecycle.kserve.request import RolloutRequest
-from ml_lifecycle.kserve.revisions import Readiness, Service, broken_pod, read, readiness
+from ml_lifecycle.kserve.revisions import Readiness, Service, crashed, read, readiness
 from ml_lifecycle.kserve.rollout import (
     STATE_ANNOTATION,
     Act,
@@ -271,14 +271,14 @@ class RolloutClient:
         except PrometheusUnavailableError as error:
             return Gap(str(error))
 
-    async def broken(self, state: RolloutState, counters: Snapshot | Gap) -> str:
-        """Why the new revision cannot answer; empty where it can.
+    async def crashed(self, state: RolloutState, counters: Snapshot | Gap) -> str:
+        """Why the new revision does not serve; empty where it does.
 
-        A pod that crashes counts no errors, so its state is looked at where nothing new was counted.
+        A pod that crashes counts no errors, so the pods are looked at where nothing new was counted.
         """
         if not isinstance(counters, Gap) and (state.snapshot is None or counters.canary != state.snapshot.canary):
             return ""
-        reason = broken_pod(await self._pods(state, state.revision))
+        reason = crashed(await self._pods(state, state.revision))
         return f"revision {state.revision}: {reason}" if reason else ""
 
     async def history(self, state: RolloutState, prometheus: PrometheusClient) -> tuple[Window, ...]:

@@ -155,7 +155,7 @@ class CanaryTrigger(RolloutTrigger):
         if service is None:
             return state
         counters = await client.counters(state, prometheus)
-        if reason := await client.broken(state, counters):
+        if reason := await client.crashed(state, counters):
             return await client.save(state.decide(Decision.ROLLED_BACK, reason))
         seen = look(state, service, counters, client.now())
         self.log.info("%s", seen.line)
