@@ -1,4 +1,4 @@
-"""Many rollouts at once, in one triggerer: `python -m tests.benchmarks.rollouts [--services 200] [--looks 5,60]`.
+"""Many rollouts at once, in one triggerer: `python -m tests.benchmarks.rollouts [--services 200] [--looks 60,5]`.
 
 Every service has version 1 live; version 2 of all of them is opened, looked at and closed at the same time, by the
 operators' own calls and by the real triggers in Airflow's own triggerer. One service in ten has a bad version 2. Four
@@ -51,7 +51,7 @@ def is_bad(service: str) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.rollouts", description=__doc__)
     parser.add_argument("--services", type=int, default=200)
-    parser.add_argument("--looks", default="5,60", help="seconds between two looks, with commas between")
+    parser.add_argument("--looks", default="60,5", help="seconds between two looks, with commas between")
     parser.add_argument("--json", type=Path, help="write every number to this file")
     options = parser.parse_args()
     found = [_measured(options.services, float(seconds)) for seconds in options.looks.split(",")]
