@@ -10,7 +10,7 @@ REQUIREMENTS := requirements.txt spark_jobs/requirements.txt serving/requirement
 REAL := KUBECONFIG MLFLOW_TRACKING_URI PROMETHEUS_URL DATA_LAKE YC_SERVICE_ACCOUNT_KEY INGRESS SERVICE_HOST SETTINGS
 $(foreach name,$(REAL),$(if $(filter command,$(firstword $(origin $(name)))),$(eval export ML_LIFECYCLE_REAL_$(name) := $($(name)))))
 
-.PHONY: help demo demo-bad-canary up down status dataset test test-unit test-contract lint format bundle environment lock docs clean bench-loader bench-train bench-canary bench-scaling bench-scaling-tick
+.PHONY: help demo demo-bad-canary up down status dataset test test-unit test-contract lint format bundle environment lock docs clean bench-loader bench-train bench-canary bench-rollouts bench-scaling bench-scaling-tick
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -51,6 +51,9 @@ bench-train: .venv/installed ## images a second of the training, beside a plain 
 
 bench-canary: .venv/installed ## how often the canary's verdict is wrong, and how long it takes, beside its peers
 	@$(RUN) -m tests.benchmarks.canary $(ARGS)
+
+bench-rollouts: .venv/installed ## 200 rollouts at once in one triggerer: CPU, memory, lag, requests to the API
+	@$(RUN) -m tests.benchmarks.rollouts $(ARGS)
 
 bench-scaling: .venv/installed ## the scaler on replayed load, beside its rivals; TRACES=folder of CSV files
 	@$(RUN) -m tests.benchmarks.scaling $(if $(TRACES),--traces "$(TRACES)") $(ARGS)

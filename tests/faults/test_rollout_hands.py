@@ -26,6 +26,7 @@ async def cluster(tmp_path, monkeypatch):
 async def opening(cluster):
     async with cluster.client(SECOND) as client:
         await client.open(cluster.request("2"), "{}")
+    await until(lambda: cluster.component["latestCreatedRevision"] == NEW)
 
 
 async def testing(cluster):

@@ -142,7 +142,7 @@ def readiness(service: Service, pods: Iterable[Mapping[str, Any]], *, before: st
     if not created or created == before:
         return Readiness(reason="KServe has not created the new revision yet")
     pods = list(pods)
-    if reason := broken_pod(pods) or _failed_load(service, created):
+    if reason := _broken_pod(pods) or _failed_load(service, created):
         return Readiness(failed=True, reason=f"revision {created}: {reason}")
     if service.latest_ready != created:
         return Readiness(reason=f"revision {created} is not ready yet")
@@ -176,8 +176,13 @@ def _failed_load(service: Service, revision: str) -> str:
     return service.failure or service.transition
 
 
-def broken_pod(pods: Iterable[Mapping[str, Any]]) -> str:
-    """Which pod crashes or cannot start, and why; empty where none does."""
+def crashed(pods: Iterable[Mapping[str, Any]]) -> str:
+    """Which pod crashes or cannot start, and why; empty where none does, or where another one serves."""
+    pods = list(pods)
+    return "" if any(_pod_ready(pod) for pod in pods) else _broken_pod(pods)
+
+
+def _broken_pod(pods: Iterable[Mapping[str, Any]]) -> str:
     for pod in pods:
         status = pod.get("status") or {}
         for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):

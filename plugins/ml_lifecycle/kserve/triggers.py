@@ -132,7 +132,7 @@ class CanaryTrigger(RolloutTrigger):
         from ml_lifecycle.kubernetes.exceptions import UnavailableError
         from ml_lifecycle.prometheus.client import connect as connect_prometheus
 
-        state = await client.own(self.namespace, self.service)
+        state = await client.save(await client.own(self.namespace, self.service))
         if looks := sum(step.looks for step in state.steps):
             self.log.info("going on at %s %% after %s looks", state.percent, looks)
         async with connect_prometheus(state.request.connections.prometheus) as prometheus:
@@ -143,9 +143,12 @@ class CanaryTrigger(RolloutTrigger):
                 await asyncio.sleep(next_look(self.service, begun, self.poll_seconds) - client.now())
                 begun = client.now()
                 try:
-                    state = await self._look(client, prometheus, await client.own(self.namespace, self.service))
+                    state = await self._look(client, prometheus, state)
                 except UnavailableError as error:
                     self.log.warning("this look is lost: %s", error)
+                # An order that came since the last write has made this one read the Lease.
+                if (ordered := client.obeying(state)) != state:
+                    state = await client.save(ordered)
                 if state.paused_since is not None and state.announced != state.percent:
                     await client.save(replace(state, announced=state.percent))
                     return {"status": "paused", "report": waiting(state, client.now())}
@@ -169,10 +172,8 @@ class CanaryTrigger(RolloutTrigger):
     async def _look(self, client: RolloutClient, prometheus: PrometheusClient, state: RolloutState) -> RolloutState:
         """One look; the state is on the Lease before the traffic follows it."""
         from ml_lifecycle.kserve.look import look, trouble
-        from ml_lifecycle.kserve.rollout import Decision, Phase
+        from ml_lifecycle.kserve.rollout import Decision
 
-        if state.phase is not Phase.CANARY:  # a person has decided
-            return await client.save(state)
         service = await client.service(state)
         if reason := trouble(state, service):
             return await client.save(state.decide(Decision.ROLLED_BACK, reason))
@@ -182,7 +183,7 @@ class CanaryTrigger(RolloutTrigger):
         if service is None:
             return state
         counters = await client.counters(state, prometheus)
-        if reason := await client.broken(state, counters):
+        if reason := await client.crashed(state, counters):
             return await client.save(state.decide(Decision.ROLLED_BACK, reason))
         seen = look(state, service, counters, client.now())
         self.log.info("%s", seen.line)

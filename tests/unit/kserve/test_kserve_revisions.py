@@ -2,7 +2,7 @@
 
 import pytest
 
-from ml_lifecycle.kserve.revisions import is_standard, read, readiness
+from ml_lifecycle.kserve.revisions import crashed, is_standard, read, readiness
 from tests.unit.kserve.kserve_status import BAD, GOOD, pod, seen, service
 
 
@@ -111,3 +111,10 @@ def test_the_tag_url_is_the_revisions_own():
         }
     )
     assert (status.tag_url(BAD), status.tag_url(GOOD), status.tag_url("other")) == ("http://latest", "http://prev", "")
+
+
+def test_a_revision_has_crashed_when_none_of_its_pods_serves():
+    broken = pod(ready=False, name="a", restartCount=2, lastState={"terminated": {"reason": "Error", "exitCode": 1}})
+    assert "pod a, container kserve-container: restarted 2 times" in crashed([broken])
+    assert crashed([broken, pod(name="b")]) == ""
+    assert crashed([pod(ready=False)]) == crashed([]) == ""

@@ -55,7 +55,11 @@ class RolloutLease:
                 f"the rollout of {service!r} in {namespace!r} belongs to {by}, not to {self.holder}: "
                 "another run has taken it over or closed it"
             )
-        return steered(state, _order(self._known[namespace, service]))
+        return self.obeying(state)
+
+    def obeying(self, state: RolloutState) -> RolloutState:
+        """The state that obeys what stands on the Lease, as it was last read or written."""
+        return steered(state, _order(self._known[state.request.namespace, state.service]))
 
     async def save(self, state: RolloutState) -> RolloutState:
         """Writes the state onto the Lease and renews it; LeaseLostError if another has taken it."""

@@ -22,7 +22,7 @@ from ml_lifecycle.kserve.look import edited
 from ml_lifecycle.kserve.manifest import picked
 from ml_lifecycle.kserve.report import report
 from ml_lifecycle.kserve.request import RolloutRequest
-from ml_lifecycle.kserve.revisions import Readiness, Service, broken_pod, readiness
+from ml_lifecycle.kserve.revisions import Readiness, Service, crashed, readiness
 from ml_lifecycle.kserve.rollout import (
     Decision,
     Kind,
@@ -218,14 +218,14 @@ class RolloutClient(RolloutLease):
             )
         return url or service.url
 
-    async def broken(self, state: RolloutState, counters: Snapshot | Gap) -> str:
-        """Why the new revision cannot answer; empty where it can.
+    async def crashed(self, state: RolloutState, counters: Snapshot | Gap) -> str:
+        """Why the new revision does not serve; empty where it does.
 
-        A pod that crashes counts no errors, so its state is looked at where nothing new was counted.
+        A pod that crashes counts no errors, so the pods are looked at where nothing new was counted.
         """
         if not isinstance(counters, Gap) and (state.snapshot is None or counters.canary != state.snapshot.canary):
             return ""
-        reason = broken_pod(await self._services.pods(state, state.revision, standard=state.standard))
+        reason = crashed(await self._services.pods(state, state.revision, standard=state.standard))
         return f"revision {state.revision}: {reason}" if reason else ""
 
     async def counters(self, state: RolloutState, prometheus: PrometheusClient) -> Snapshot | Gap:
