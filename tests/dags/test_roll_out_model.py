@@ -38,11 +38,12 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def cluster(tmp_path, monkeypatch):
+def cluster(request, tmp_path, monkeypatch):
+    """In Knative mode, unless a test asks for another by its parameter."""
     image = tmp_path / "image" / "serving"
     image.mkdir(parents=True)
     (image / "smoke_test.py").write_text(SMOKE_TEST)
-    with world(tmp_path, monkeypatch, image=image.parent) as made:
+    with world(tmp_path, monkeypatch, image=image.parent, mode=getattr(request, "param", "Knative")) as made:
         overlay = {}
         for path, value in FAST.items():
             section, _, key = path.partition(".")
@@ -118,6 +119,19 @@ def test_first_version_then_canary_then_roll_back(cluster, registry, run_dag, st
     assert (ended["roll_out.smoke_test[0]"], ended["roll_out.canary[0]"]) == ("failed", "upstream_failed")
     assert "smoke test" in xcom(fourth, "roll_out.close", map_index=0)["reason"]
     assert not any(cluster.traffic.served["digits-predictor-00005"])
+    assert cluster.is_clean()
+
+
+@pytest.mark.parametrize("cluster", ["Standard"], indirect=True)
+def test_in_standard_mode_a_version_goes_live_beside_the_stable_one(cluster, registry, run_dag, states, xcom):
+    run_dag("roll_out_model.py", "roll_out_model", {"model": MODEL})
+    assert registry.find_alias(MODEL, "live").version == "1"
+    second = run_dag("roll_out_model.py", "roll_out_model", {"model": MODEL, "version": "2"})
+    assert set(states(second).values()) == {"success"}, states(second)
+    report = xcom(second, "roll_out.close", map_index=0)
+    assert (report["kind"], report["revisions"]["live"]) == ("canary", "digits-v2-predictor")
+    assert xcom(second, "roll_out.open", map_index=0)["url"] == "http://digits-v2-predictor.models.svc.cluster.local"
+    assert [registry.find_alias(MODEL, alias).version for alias in ("live", "champion")] == ["2", "2"]
     assert cluster.is_clean()
 
 
