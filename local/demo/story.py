@@ -19,7 +19,15 @@ from local.stack.environment import real
 from local.stack.exceptions import StackError
 from local.stack.stack import Stack, wait_for
 
-DAGS = {"train_model", "promote_model", "roll_out_model", "scale_replicas", "clean_up"}
+DAGS = {
+    "train_model",
+    "promote_model",
+    "roll_out_model",
+    "roll_back_model",
+    "steer_rollout",
+    "scale_replicas",
+    "clean_up",
+}
 FIRST_VERSION = {"epochs": 1, "fraction": 0.5}
 CRASH = {"error_rate": 0.25, "delay_seconds": 0.4}
 BASE_ERRORS, WORSE_ERRORS = 0.05, 0.10
@@ -50,7 +58,7 @@ class Story:
 
     def begin(self) -> None:
         """Wait until Airflow knows the DAGs; keep their schedules quiet so that each chapter has the machine."""
-        wait_for("Airflow reading the five DAGs", self._dags_read, timeout=90)
+        wait_for("Airflow reading the DAGs", self._dags_read, timeout=90)
         for dag in ("scale_replicas", "clean_up"):
             self._api.pause(dag, paused=True)
         self._stack.start_load(self._subject.model, self._subject.folder, RATE)
