@@ -175,8 +175,9 @@ async def test_trap_13_a_scaler_keeps_the_replicas(cluster):
             return [scaler] if kind is MLSCALER else await listed(kind, *args, **kwargs)
 
         client.kubernetes.list = with_scaler
-        await client.open(cluster.request("2"), "{}")
+        state = await client.open(cluster.request("2"), "{}")
     assert "minReplicas" not in cluster.service["spec"]["predictor"]
+    assert state.stable.min_replicas is None, "nor does a roll-back take them from the scaler"
 
 
 async def test_trap_14_nobody_else_need_touch_the_service_3085(cluster):

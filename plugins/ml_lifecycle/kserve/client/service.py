@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from dataclasses import replace
 from typing import Any
 
 from ml_lifecycle.kserve.exceptions import RolloutRefusedError
@@ -75,13 +76,18 @@ class ServiceClient:
             log.info("namespaces may not be read: %r is taken on trust", request.namespace)
 
     async def live(self, request: RolloutRequest) -> Service | None:
-        """What serves now; None if nothing does. RolloutRefusedError where a rollout cannot take it over."""
+        """What serves now, without replicas that a scaler keeps; None if nothing does.
+
+        RolloutRefusedError where a rollout cannot take it over.
+        """
         name, namespace = request.model, request.namespace
         found = await self._kubernetes.find(INFERENCE_SERVICE, name, namespace)
         if found is None:
             await self._check_kserve(namespace)
             return None
         service = await self._read(found)
+        if await self._scaled(request):
+            service = replace(service, predictor=service.predictor.without_replicas())
         if not is_ours(found):
             raise RolloutRefusedError(
                 f"InferenceService {name!r} in {namespace!r} was not made by ml-lifecycle: delete it, or choose "
