@@ -1,5 +1,6 @@
 """The operators around the triggers: what they defer to, what they make of events, what they refuse."""
 
+import asyncio
 import json
 
 import pytest
@@ -12,6 +13,7 @@ from ml_lifecycle.kserve.operators import (
     OpenRolloutOperator,
     SweepRolloutsOperator,
     base,
+    close_rollout,
     open_rollout,
     sweep_rollouts,
 )
@@ -43,7 +45,12 @@ def test_a_request_survives_json(rollout):
     assert request.limits.margin == 1.5
 
 
-def test_closing_defers_to_a_trigger_that_survives_its_serialisation(rollout):
+def test_closing_that_is_not_over_soon_defers_to_a_trigger_that_survives_its_serialisation(rollout, monkeypatch):
+    async def silence(trigger):
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(base, "first_event", silence)
+    monkeypatch.setattr(close_rollout, "PATIENCE", 0.05)
     operator = CloseRolloutOperator(task_id="close", rollout=rollout, deferrable=True)
     with pytest.raises(TaskDeferred) as deferred:
         operator.execute(CONTEXT)
@@ -52,6 +59,15 @@ def test_closing_defers_to_a_trigger_that_survives_its_serialisation(rollout):
     assert given["holder"] == "roll_out_model/manual"
     assert CloseTrigger(**given).serialize() == (path, given)
     assert deferred.value.method_name == "resume"
+
+
+def test_closing_that_is_over_soon_is_not_deferred(rollout, monkeypatch):
+    async def absent(trigger):
+        return {"status": "absent"}
+
+    monkeypatch.setattr(base, "first_event", absent)
+    report = CloseRolloutOperator(task_id="close", rollout=rollout, deferrable=True).execute(CONTEXT)
+    assert report["outcome"] == "not_opened"
 
 
 def test_without_the_triggerer_the_same_trigger_runs_in_the_task(rollout, monkeypatch):

@@ -7,7 +7,8 @@ import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 
 
 # By then Airflow's scheduler has seen that the task is deferred.
-_BOOKED_SECONDS = 3.0
+_BOOKED_SECONDS = 8.0
+
+
+# Closing is mostly a matter of seconds.
+PATIENCE = 15.0
 
 
 class RolloutOperator(BaseOperator):
@@ -55,20 +60,28 @@ class RolloutOperator(BaseOperator):
 
         return RolloutRequest.model_validate(self.rollout)
 
-    def wait(self, trigger: type[RolloutTrigger], context: Mapping[str, Any], *, poll_seconds: float) -> Any:
-        """Ends in `resume`, by way of the triggerer or at once."""
+    def wait(
+        self, trigger: type[RolloutTrigger], context: Mapping[str, Any], *, poll_seconds: float, patience: float = 0.0
+    ) -> Any:
+        """Ends in `resume`, by way of the triggerer or at once.
+
+        `patience`: the seconds that a wait may last in the task before it is deferred. What is mostly over by then is
+        so spared the way through scheduler and triggerer; all state is on the Lease, so it may be cut off anywhere.
+        """
         request = self.request()
-        built = trigger(
+        build = partial(
+            trigger,
             kubernetes_conn_id=request.connections.kubernetes,
             namespace=request.namespace,
             service=request.model,
             holder=holder(context),
             poll_seconds=poll_seconds,
-            not_before=time.time() + _BOOKED_SECONDS if self.deferrable else 0.0,
         )
-        if self.deferrable:
-            self.defer(trigger=built, method_name="resume")
-        return self.resume(context, asyncio.run(first_event(built)))
+        if not self.deferrable:
+            return self.resume(context, asyncio.run(first_event(build())))
+        if patience and (event := asyncio.run(event_within(build(), patience))):
+            return self.resume(context, event)
+        return self.defer(trigger=build(not_before=time.time() + _BOOKED_SECONDS), method_name="resume")
 
     def resume(self, context: Mapping[str, Any], event: Event) -> Any:  # noqa: ARG002 (Airflow's signature)
         """Called with the trigger's event."""
@@ -86,6 +99,13 @@ async def first_event(trigger: RolloutTrigger) -> Event:
     async for event in trigger.run():
         return dict(event.payload)
     return {"status": "failed", "reason": f"{type(trigger).__name__} ended without an event"}
+
+
+async def event_within(trigger: RolloutTrigger, seconds: float) -> Event | None:
+    """The same; None if it says nothing in time."""
+    with suppress(TimeoutError):
+        return await asyncio.wait_for(first_event(trigger), seconds)
+    return None
 
 
 def golden_cases(request: RolloutRequest) -> str:

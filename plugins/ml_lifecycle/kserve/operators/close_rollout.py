@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ml_lifecycle.kserve.exceptions import RolloutError
-from ml_lifecycle.kserve.operators.base import RolloutOperator
+from ml_lifecycle.kserve.operators.base import PATIENCE, RolloutOperator
 from ml_lifecycle.kserve.triggers import CloseTrigger, Event
 
 
@@ -19,7 +19,9 @@ class CloseRolloutOperator(RolloutOperator):
 
     def execute(self, context: Mapping[str, Any]) -> Any:
         """Closes."""
-        return self.wait(CloseTrigger, context, poll_seconds=min(2.0, self.request().rollout.look_seconds))
+        return self.wait(
+            CloseTrigger, context, poll_seconds=min(2.0, self.request().rollout.look_seconds), patience=PATIENCE
+        )
 
     def resume(self, context: Mapping[str, Any], event: Event) -> dict[str, Any]:  # noqa: ARG002
         """The report."""

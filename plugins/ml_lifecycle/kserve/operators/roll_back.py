@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ml_lifecycle.kserve.operators.base import RolloutOperator, check, golden_cases, holder, refusing
+from ml_lifecycle.kserve.operators.base import PATIENCE, RolloutOperator, check, golden_cases, holder, refusing
 from ml_lifecycle.kserve.triggers import CloseTrigger, Event
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ class RollBackOperator(RolloutOperator):
             state = asyncio.run(_open_return(request, self.reason, holder(context)))
         way = f"traffic goes to {state.kept_revision} first" if state.kept_revision else "it gets a new revision"
         self.log.info("%s: from version %s back to %s; %s", request.model, state.request.version, request.version, way)
-        return self.wait(CloseTrigger, context, poll_seconds=min(2.0, request.rollout.look_seconds))
+        seconds = min(2.0, request.rollout.look_seconds)
+        return self.wait(CloseTrigger, context, poll_seconds=seconds, patience=PATIENCE)
 
     def resume(self, context: Mapping[str, Any], event: Event) -> dict[str, Any]:  # noqa: ARG002
         """The report."""
