@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ml_lifecycle.canary.comparison import HISTORY_LOOKS
 from ml_lifecycle.canary.evidence import Window
 from ml_lifecycle.canary.snapshot import Counters, Snapshot, between
 
 if TYPE_CHECKING:
     from ml_lifecycle.prometheus.client import PrometheusClient, Sample
-
-HISTORY_LOOKS = 60
 
 
 @dataclass(frozen=True)
