@@ -1,7 +1,7 @@
 """How good the canary's verdict is: simulated rollouts beside the peers' rules and an oracle.
 
-    python -m tests.benchmarks.canary [--rollouts N] [--full] [--cells relative,floor,catastrophe,latency]
-                                      [--json FILE] [--markdown FILE]
+    python -m tests.benchmarks.canary [--rollouts N] [--full] [--cells relative,bursts,floor,catastrophe,latency]
+                                      [--json FILE] [--markdown FILE] [--readme FILE]
 
 Every number is a share of simulated rollouts or a median over them; a cell's streams depend on the seed and on the
 cell alone. What misses its aim is marked with an exclamation mark.
@@ -17,8 +17,10 @@ from rich.console import Console
 
 import local  # noqa: F401  puts plugins/ on the path
 from tests.benchmarks.canary_cells import (
+    BURST_RATIOS,
     RATIOS,
     Measured,
+    bursts,
     catastrophe_cells,
     floor_cells,
     latency_cells,
@@ -27,9 +29,19 @@ from tests.benchmarks.canary_cells import (
     settings,
 )
 from tests.benchmarks.canary_streams import Cell
-from tests.benchmarks.canary_tables import Table, named_table, relative_table, to_markdown, to_rich
+from tests.benchmarks.canary_tables import (
+    BEGIN,
+    END,
+    Table,
+    between_markers,
+    burst_table,
+    named_table,
+    relative_table,
+    to_markdown,
+    to_rich,
+)
 
-KINDS = ("relative", "floor", "catastrophe", "latency")
+KINDS = ("relative", "bursts", "floor", "catastrophe", "latency")
 
 
 def main() -> None:
@@ -40,6 +52,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write every number to this file")
     parser.add_argument("--markdown", type=Path, help="write the tables as Markdown to this file")
+    parser.add_argument("--readme", type=Path, help=f"put the tables between {BEGIN} and {END} of this file")
     options = parser.parse_args()
     console, started = Console(width=200), time.monotonic()
     tables, numbers = [], []
@@ -53,8 +66,11 @@ def main() -> None:
     console.print(note)
     if options.json:
         options.json.write_text(json.dumps(numbers))
+    text = "\n\n".join([*map(to_markdown, tables), note])
     if options.markdown:
-        options.markdown.write_text("\n\n".join(map(to_markdown, tables)) + f"\n\n{note}\n")
+        options.markdown.write_text(f"{text}\n")
+    if options.readme:
+        options.readme.write_text(between_markers(options.readme.read_text(), text))
 
 
 def _run(kind: str, options: argparse.Namespace, console: Console) -> tuple[Table, list[Measured]]:
@@ -69,6 +85,12 @@ def _run(kind: str, options: argparse.Namespace, console: Console) -> tuple[Tabl
             for setting in settings(full=options.full)
         ]
         return relative_table(worlds), [each for world in worlds for each in world]
+    if kind == "bursts":
+        worlds = [
+            [one(Cell(setting, ratio), relative_limits(), peers=False) for ratio in BURST_RATIOS]
+            for setting in bursts()
+        ]
+        return burst_table(worlds), [each for world in worlds for each in world]
     named: Iterable = {"floor": floor_cells, "catastrophe": catastrophe_cells, "latency": latency_cells}[kind]()
     rows = [(text, one(cell, limits, peers=False)) for text, cell, limits in named]
     return named_table(kind, rows), [each for _, each in rows]

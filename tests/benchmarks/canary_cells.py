@@ -18,6 +18,7 @@ from tests.benchmarks.canary_streams import BOUNDS, LOOKS, SHARES, STEP_LOOKS, C
 CHUNK = 500
 MARGIN = 1.5
 RATIOS = (1.0, MARGIN, 2.0, 3.0, 5.0)
+BURST_RATIOS = (1.0, MARGIN, 3.0)
 RATES, BASES, SPREADS = (60, 300, 1200, 6000), (0.001, 0.005, 0.02), (0.0, 0.5, 1.0)
 # The plan promotes on its last step only, after its dwell time.
 MAY_PROMOTE = np.arange(LOOKS) >= 4 * STEP_LOOKS - 1
@@ -52,6 +53,14 @@ def settings(*, full: bool) -> list[Setting]:
     grid = [Setting(rate, error) for rate in RATES for error in BASES]
     varied = ({"incident": True}, {"spread": 0.5}, {"spread": 1.0}, {"history": 0})
     return [*grid, *(replace(base, **factor) for factor in varied)]
+
+
+def bursts() -> list[Setting]:
+    """Bursts of errors on either side alone that last for several looks: of a minute in looks of 5 s, and longer."""
+    lengths = ({"look_seconds": 5, "burst": 12}, {"burst": 5}, {"burst": 15})
+    places = ((1200, 0.005), (6000, 0.02))
+    every = itertools.product(places, (0.5, 1.0), lengths)
+    return [Setting(*place, spread=spread, **length) for place, spread, length in every]
 
 
 def relative_limits() -> Limits:

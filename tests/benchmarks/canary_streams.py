@@ -1,6 +1,6 @@
 """Streams of a rollout's counts, many rollouts at once: what the gates of the benchmark are shown.
 
-One look a minute, ten looks each at 5, 10 and 25 % of the traffic, then 50 %, a hundred looks in all.
+Ten looks each at 5, 10 and 25 % of the traffic, then 50 %, a hundred looks in all; a look is a minute unless said.
 """
 
 import zlib
@@ -19,17 +19,20 @@ MEDIAN_SECONDS, LATENCY_SPREAD = 0.02, 0.6
 
 @dataclass(frozen=True)
 class Setting:
-    """The world of a rollout: requests a minute, base error rate, and how that rate varies.
+    """The world of a rollout: requests a minute, base error rate, how that rate varies, and how long a look is.
 
-    `spread` is the coefficient of variation of each side's own rate from minute to minute; `incident`: both sides
-    err four times as often for eight minutes; `history`: minutes of the stable side alone, before the canary.
+    `spread` is the coefficient of variation of each side's own rate, which stays for `burst` looks and then changes;
+    `incident`: both sides err four times as often for eight looks; `history`: looks of the stable side alone, before
+    the canary.
     """
 
     rate: int = 1200
     base: float = 0.005
     spread: float = 0.0
     incident: bool = False
-    history: int = 60
+    history: int = 240
+    burst: int = 1
+    look_seconds: int = 60
 
 
 @dataclass(frozen=True)
@@ -73,29 +76,39 @@ def simulate(cell: Cell, rollouts: int, seed: int) -> Streams:
     """The same streams for the same cell and seed, whatever else is simulated."""
     rng = np.random.default_rng((seed, zlib.crc32(repr(cell).encode())))
     setting, shape = cell.setting, (rollouts, LOOKS)
-    canary_n = rng.poisson(setting.rate * SHARES, shape)
-    stable_n = rng.poisson(setting.rate * (1 - SHARES), shape)
+    requests = setting.rate * setting.look_seconds / 60
+    canary_n = rng.poisson(requests * SHARES, shape)
+    stable_n = rng.poisson(requests * (1 - SHARES), shape)
     level = np.ones(shape)
     if setting.incident:
         since = np.arange(LOOKS) - rng.integers(0, LOOKS // 2, (rollouts, 1))
         level[(since >= 0) & (since < INCIDENT_LOOKS)] = INCIDENT_TIMES
-    bad = {}
-    for side, n, rate in (("canary", canary_n, cell.canary_base), ("stable", stable_n, setting.base)):
-        own = rng.gamma(1 / setting.spread**2, setting.spread**2, shape) if setting.spread else 1.0
-        bad[side] = rng.binomial(n, np.minimum(1.0, rate * level * own))
-    before = (rollouts, setting.history)
-    history_n = rng.poisson(setting.rate, before)
-    own = rng.gamma(1 / setting.spread**2, setting.spread**2, before) if setting.spread else 1.0
-    history_e = rng.binomial(history_n, np.minimum(1.0, setting.base * np.broadcast_to(own, before)))
+    own = {
+        side: _own_rates(rng, setting, rollouts, looks)
+        for side, looks in (("canary", LOOKS), ("stable", setting.history + LOOKS))
+    }
+    canary_e = rng.binomial(canary_n, np.minimum(1.0, cell.canary_base * level * own["canary"]))
+    stable_e = rng.binomial(stable_n, np.minimum(1.0, setting.base * level * own["stable"][:, setting.history :]))
+    history_n = rng.poisson(requests, (rollouts, setting.history))
+    history_e = rng.binomial(history_n, np.minimum(1.0, setting.base * own["stable"][:, : setting.history]))
     latency = {}
     if cell.shift is not None:
         latency = {
             "canary_latency": _histograms(rng, canary_n, 1 + cell.shift),
             "stable_latency": _histograms(rng, stable_n, 1.0),
         }
-    counts = (canary_n, bad["canary"], stable_n, bad["stable"], history_n, history_e)
+    counts = (canary_n, canary_e, stable_n, stable_e, history_n, history_e)
     numbers = [each.astype(np.float64) for each in counts]
     return Streams(*numbers, true_base=setting.base * level, **latency)
+
+
+def _own_rates(rng: np.random.Generator, setting: Setting, rollouts: int, looks: int) -> np.ndarray:
+    """What one side's base rate is multiplied by at each look; bursts begin at any look."""
+    if not setting.spread:
+        return np.ones((rollouts, looks))
+    values = rng.gamma(1 / setting.spread**2, setting.spread**2, (rollouts, looks // setting.burst + 2))
+    burst = (np.arange(looks) + rng.integers(0, setting.burst, (rollouts, 1))) // setting.burst
+    return np.take_along_axis(values, burst, axis=1)
 
 
 def _histograms(rng: np.random.Generator, requests: np.ndarray, slower: float) -> np.ndarray:

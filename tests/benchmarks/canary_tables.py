@@ -9,6 +9,8 @@ from rich.table import Table as RichTable
 from tests.benchmarks.canary_cells import MARGIN, Measured
 from tests.benchmarks.canary_streams import LOOKS, Setting
 
+BEGIN, END = "<!-- bench-canary -->", "<!-- /bench-canary -->"
+
 
 @dataclass(frozen=True)
 class Table:
@@ -32,6 +34,14 @@ def to_markdown(table: Table) -> str:
     lines = [table.columns, tuple("---" if index == 0 else "--:" for index in range(len(table.columns))), *table.rows]
     body = "\n".join("| " + " | ".join(_bold(text) for text in line) + " |" for line in lines)
     return f"**{table.title}**\n\n{body}"
+
+
+def between_markers(document: str, text: str) -> str:
+    """The document with `text` in place of what stands between the two markers."""
+    if document.count(BEGIN) != 1 or document.count(END) != 1:
+        raise ValueError(f"the document needs {BEGIN} and {END} once each, to know where the tables go")
+    before, rest = document.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}"
 
 
 def _bold(text: str) -> str:
@@ -74,6 +84,31 @@ def _relative_row(world: list[Measured]) -> tuple[str, ...]:
     )
 
 
+def burst_table(worlds: list[list[Measured]]) -> Table:
+    """One row a setting; its cells are the ratios 1, margin and 3."""
+    title = "Bursts of either side alone, of several looks: share of rollouts"
+    columns = (
+        "req/min, base, how it varies",
+        "1× rolled back ≤1%",
+        "1× promoted",
+        "1.5× promoted ≤5%",
+        "3× promoted ≤0.1%",
+        "3× rolled back",
+    )
+    return Table(title, columns, tuple(_burst_row(*world) for world in worlds))
+
+
+def _burst_row(same: Measured, margin: Measured, triple: Measured) -> tuple[str, ...]:
+    return (
+        _setting(same.cell.setting),
+        _share(same.rolled_back, most=0.01),
+        _share(same.promoted),
+        _share(margin.promoted, most=0.05),
+        _share(triple.promoted, most=0.001),
+        _share(triple.rolled_back),
+    )
+
+
 def named_table(title: str, rows: list[tuple[str, Measured]]) -> Table:
     columns = ("", "rolled back", "promoted", "decided at look 1", "median looks", "median canary requests")
     body = [
@@ -93,6 +128,8 @@ def named_table(title: str, rows: list[tuple[str, Measured]]) -> Table:
 def _setting(setting: Setting) -> str:
     text = f"{setting.rate:,} at {setting.base:.1%}"
     text += f", CV {setting.spread:g}" if setting.spread else ""
+    text += f", bursts of {setting.burst} looks" if setting.burst > 1 else ""
+    text += f" of {setting.look_seconds} s" if setting.look_seconds != 60 else ""
     text += ", incident" if setting.incident else ""
     return text + ("" if setting.history else ", no history")
 

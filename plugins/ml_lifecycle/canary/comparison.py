@@ -17,6 +17,9 @@ from ml_lifecycle.canary.sequential import above_floor_evidence, floor_evidence,
 
 Flags = NDArray[np.bool_]
 
+# Looks of the stable side alone to begin with: they tell its level, how much it varies, and how long its bursts last.
+HISTORY_LOOKS = 240
+
 
 @dataclass(frozen=True)
 class Harm:
@@ -56,3 +59,10 @@ def compare(looks: Looks, harm: Harm) -> Comparison:
     below = floor_evidence(looks.canary_n, looks.canary_e, floor=harm.floor) / enough
     roll_back = (more >= 1) & (below < 1)
     return Comparison(more, less, below, roll_back, ((below >= 1) | (less >= 1)) & ~roll_back)
+
+
+def without_noise(canary_n: Array, stable_n: Array, error_rate: float) -> Looks:
+    """The looks of a rollout in which both sides err exactly as expected, after the stable side's history."""
+    past = np.full(HISTORY_LOOKS, canary_n[0] + stable_n[0])
+    counts = (np.concatenate([np.zeros(HISTORY_LOOKS), canary_n]), np.concatenate([past, stable_n]))
+    return Looks(counts[0], error_rate * counts[0], counts[1], error_rate * counts[1])

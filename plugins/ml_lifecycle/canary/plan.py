@@ -11,8 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from ml_lifecycle.canary.comparison import compare
-from ml_lifecycle.canary.dispersion import Looks
+from ml_lifecycle.canary.comparison import HISTORY_LOOKS, compare, without_noise
 from ml_lifecycle.canary.verdict import Limits, Outcome, Verdict
 
 
@@ -146,8 +145,8 @@ def expected_seconds(plan: Plan, limits: Limits, *, requests_per_second: float, 
     shares[: per_step * len(steps)] = np.repeat([step / 100 for step in steps], per_step)
     requests = requests_per_second * plan.look_seconds
     canary, stable = requests * shares, requests * (1 - shares)
-    seen = compare(Looks(canary, error_rate * canary, stable, error_rate * stable), limits.errors)
-    may = seen.promote & (np.arange(looks) + 1 >= len(steps) * per_step)
+    promote = compare(without_noise(canary, stable, error_rate), limits.errors).promote[HISTORY_LOOKS:]
+    may = promote & (np.arange(looks) + 1 >= len(steps) * per_step)
     return plan.look_seconds * float(may.argmax() + 1) if may.any() else math.inf
 
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from ml_lifecycle.canary.comparison import Comparison, Flags, Harm, compare
+from ml_lifecycle.canary.comparison import Comparison, Flags, Harm, compare, without_noise
 from ml_lifecycle.canary.dispersion import Looks, quotient
 from ml_lifecycle.canary.evidence import Counts, Evidence, SlowLimits, slow_thresholds
 from ml_lifecycle.canary.own_metrics import OwnLimits, compare_own, looks_of, told
@@ -177,9 +177,7 @@ def expected_requests(limits: Limits, *, error_rate: float, share: float, looks:
 def _cleared(requests: float, limits: Limits, error_rate: float, share: float, looks: int) -> bool:
     canary_n = np.full(looks, requests / looks)
     stable_n = canary_n * (1 - share) / share
-    return bool(
-        compare(Looks(canary_n, canary_n * error_rate, stable_n, stable_n * error_rate), limits.errors).promote[-1]
-    )
+    return bool(compare(without_noise(canary_n, stable_n, error_rate), limits.errors).promote[-1])
 
 
 def _errors(evidence: Evidence, limits: Limits) -> MetricVerdict:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ml_lifecycle.canary.comparison import HISTORY_LOOKS
 from ml_lifecycle.canary.evidence import Window
 from ml_lifecycle.canary.snapshot import Counters, Snapshot, between
 from ml_lifecycle.kserve.data_planes import Preset, filled, queries
@@ -16,8 +17,6 @@ from ml_lifecycle.kserve.own_queries import own_numbers
 
 if TYPE_CHECKING:
     from ml_lifecycle.prometheus.client import PrometheusClient, Sample
-
-HISTORY_LOOKS = 60
 
 
 async def snapshot(

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_lifecycle.canary.comparison import Harm, compare
-from ml_lifecycle.canary.dispersion import Looks, dispersion_bound
+from ml_lifecycle.canary.comparison import HISTORY_LOOKS, Harm, compare
+from ml_lifecycle.canary.dispersion import Dispersion, Looks, dispersion_bound
 from ml_lifecycle.canary.plan import Plan, expected_seconds
-from ml_lifecycle.canary.sequential import effective, harm_evidence, margin_evidence
+from ml_lifecycle.canary.sequential import harm_evidence, margin_evidence
 from ml_lifecycle.canary.verdict import Limits, catastrophes, expected_requests
 
 SHARES = np.repeat([0.05, 0.1, 0.25, 0.5], [10, 10, 10, 30])
@@ -19,16 +19,31 @@ counts = st.lists(
 )
 
 
-def simulate(seed, *, rate=1200, base=0.005, ratio=1.0, spread=0.0, incident=False, history=60, runs=400):
-    """Looks of many rollouts; the first `history` ones are the stable side's alone."""
+def simulate(
+    seed,
+    *,
+    rate=1200,
+    base=0.005,
+    ratio=1.0,
+    spread=0.0,
+    burst=1,
+    incident=False,
+    step=1.0,
+    history=HISTORY_LOOKS,
+    runs=400,
+):
+    """Looks of many rollouts; the first `history` ones are the stable side's alone. `rate`: requests a look."""
     rng = np.random.default_rng(seed)
     share = np.concatenate([np.zeros(history), SHARES])
     shape = (runs, len(share))
     canary_n, stable_n = rng.poisson(rate * share, shape), rng.poisson(rate * (1 - share), shape)
     level = np.where(incident & (np.arange(len(share)) - history - 5 < 8) & (np.arange(len(share)) > history + 5), 4, 1)
+    level = level * np.where(np.arange(len(share)) < history + 10, 1, step)
 
     def errors(n, times):
         own = rng.gamma(1 / spread**2, spread**2, shape) if spread else 1.0
+        if burst > 1:
+            own = np.repeat(own, burst, axis=1)[:, rng.integers(burst) :][:, : len(share)]
         return rng.binomial(n, np.minimum(1, base * level * times * own))
 
     numbers = (canary_n, errors(canary_n, ratio), stable_n, errors(stable_n, 1.0))
@@ -47,7 +62,9 @@ def test_evidence_is_always_a_number_and_never_both(rows):
     found = compare(looks, Harm(margin=1.5, floor=0.01, alpha=0.01, beta=0.05))
     assert not np.isnan([found.harm, found.ratio, found.floor]).any()
     assert not (found.roll_back & found.promote).any()
-    assert (dispersion_bound(looks) >= 0).all()
+    bound = dispersion_bound(looks)
+    assert (bound.squared >= 0).all()
+    assert (bound.length >= 1).all()
 
 
 @given(counts)
@@ -60,41 +77,61 @@ def test_looks_without_a_canary_say_nothing(rows):
     assert np.allclose(margin_evidence(silent, bound, margin=1.5), 0, atol=1e-9)
 
 
-@given(counts, st.sampled_from([0.0, 0.03, 0.35, 1.0]))
+@given(counts, st.sampled_from([0.0, 0.03, 0.35, 1.0]), st.sampled_from([1, 2, 4]))
 @settings(max_examples=40, deadline=None)
-def test_the_verdict_at_a_look_knows_only_what_came_before(rows, squared):
+def test_the_verdict_at_a_look_knows_only_what_came_before(rows, squared, length):
     looks = looks_of(rows)
     half = max(1, len(rows) // 2)
     cut = Looks(*(each[:half] for each in looks))
-    bound = np.full(len(rows), squared)
-    assert np.allclose(harm_evidence(looks, bound)[:half], harm_evidence(cut, bound[:half]))
-    assert np.allclose(dispersion_bound(looks)[:half], dispersion_bound(cut))
+    bound, told = dispersion_bound(looks), dispersion_bound(cut)
+    assert np.allclose(bound.squared[:half], told.squared)
+    assert (bound.length[:half] == told.length).all()
+    whole, part = (Dispersion(np.full(n, length), np.full(n, squared)) for n in (len(rows), half))
+    for evidence in (harm_evidence(looks, whole)[:half], margin_evidence(looks, whole, margin=1.5)[:half]):
+        assert np.isfinite(evidence).all()
+    assert np.allclose(harm_evidence(looks, whole)[:half], harm_evidence(cut, part))
+    assert np.allclose(margin_evidence(looks, whole, margin=1.5)[:half], margin_evidence(cut, part, margin=1.5))
 
 
-@pytest.mark.parametrize("squared", [0.07, 0.22, 1.0])
-@pytest.mark.parametrize(("ratio", "times"), [(1.0, 1.5), (1.0, 2.0), (1.0, 3.0), (1.5, 1 / 1.5), (1.5, 0.4)])
-def test_effective_counts_make_each_look_a_fair_bet(squared, ratio, times):
-    """The likelihood ratio of one look has an expectation of at most 1.02 whatever share and number of errors."""
-    rng = np.random.default_rng(3)
-    for share in (0.05, 0.25, 0.5):
-        for mean in (1, 10, 100, 3000):
-            own = rng.gamma(1 / squared, squared, (2, 60_000))
-            null = ratio * share / (1 - share + ratio * share)
-            canary_e, stable_e = rng.poisson(mean * null * own[0]), rng.poisson(mean * (1 - null) * own[1])
-            n = np.ones(len(canary_e))
-            canary_n, canary_e, stable_n, stable_e = effective(
-                Looks(n * share, canary_e.astype(float), n * (1 - share), stable_e.astype(float)), ratio, squared
-            )
-            change = np.log((canary_n * ratio * times + stable_n) / (canary_n * ratio + stable_n))
-            bet = np.exp(canary_e * math.log(times) - (canary_e + stable_e) * change)
-            assert bet.mean() <= 1.02 + 3 * bet.std() / math.sqrt(len(bet))
+@pytest.mark.parametrize("length", [1, 4])
+@pytest.mark.parametrize("squared", [0.0, 0.22, 1.0])
+def test_evidence_expects_nothing_where_its_model_is_true(squared, length):
+    """Where the level is the usual one, known well, and κ² and length are right, the e-value's mean is at most 1."""
+    rng, runs, blocks, requests, level = np.random.default_rng(3), 4000, 3, 400.0, 0.01
+    shape = (runs, blocks * length)
+    for share in (0.05, 0.5):
+        own = rng.gamma(1 / squared, squared, (2, runs, blocks)) if squared else np.ones((2, runs, blocks))
+        rates = level * np.repeat(own, length, axis=2)
+        n = np.full(shape, requests * share), np.full(shape, requests * (1 - share))
+        past = np.full((runs, 60), 1e6)
+        for ratio in (1.0, 1.5):
+            errors = rng.poisson(n[0] * ratio * rates[0]).astype(float), rng.poisson(n[1] * rates[1]).astype(float)
+            numbers = ((0 * past, n[0]), (0 * past, errors[0]), (past, n[1]), (past * level, errors[1]))
+            looks = Looks(*(np.concatenate(pair, axis=1) for pair in numbers))
+            told = Dispersion(np.full(looks.canary_n.shape, length), np.full(looks.canary_n.shape, squared))
+            if ratio == 1.0:
+                bet = np.exp(harm_evidence(looks, told)[:, -1])
+            else:
+                bet = np.exp(margin_evidence(looks, told, margin=1.5)[:, -1])
+            assert bet.mean() <= 1.02 + 3 * bet.std() / math.sqrt(runs)
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.5, 1.0])
 def test_the_dispersion_bound_is_seldom_below_the_truth_and_finds_it(spread):
-    bound = dispersion_bound(simulate(5, spread=spread, runs=300))[:, -1]
-    assert (bound < 0.6 * spread**2).mean() < 0.05
-    assert np.median(bound) < spread**2 + (0.5 if spread else 0.1)
+    bound = dispersion_bound(simulate(5, spread=spread, runs=300))
+    single = (bound.squared * bound.length)[:, -1]
+    assert (single < 0.6 * spread**2).mean() < 0.05
+    assert np.median(single) < spread**2 + (0.5 if spread else 0.1)
+
+
+def test_bursts_that_last_are_told_from_looks_that_vary():
+    lasting, independent = (
+        dispersion_bound(simulate(6, rate=6000, base=0.02, spread=0.5, burst=burst, runs=200)) for burst in (12, 1)
+    )
+    start = HISTORY_LOOKS
+    weighs = (lasting.squared * lasting.length)[:, start]
+    assert (weighs > 0.25 * 12 * 0.5).mean() > 0.9
+    assert (independent.length[:, start] == 1).mean() > 0.8
 
 
 @pytest.mark.parametrize(
@@ -108,6 +145,11 @@ def test_the_dispersion_bound_is_seldom_below_the_truth_and_finds_it(spread):
         {"rate": 300, "incident": True},
         {"rate": 60, "history": 0},
         {"rate": 6000, "base": 0.02, "spread": 1.0, "history": 0},
+        {"rate": 500, "base": 0.02, "spread": 0.5, "burst": 12},
+        {"rate": 500, "base": 0.02, "spread": 1.0, "burst": 12},
+        {"rate": 6000, "base": 0.02, "spread": 1.0, "burst": 15},
+        {"rate": 100, "spread": 1.0, "burst": 12},
+        {"rate": 6000, "base": 0.02, "step": 1.5},
     ],
     ids=str,
 )
@@ -124,10 +166,10 @@ def test_error_rates_hold_at_any_look(world):
 def test_power():
     limits = Limits(floor=0.0)
     same, double, five = (simulate(8, ratio=ratio) for ratio in (1.0, 2.0, 5.0))
-    first = [compare(each, limits.errors).roll_back[:, 60:].argmax(axis=-1) + 1 for each in (double, five)]
-    assert compare(same, limits.errors).promote[:, -1].mean() > 0.55
-    assert np.median(first[0]) <= 33
-    assert np.median(first[1]) <= 7
+    first = [compare(each, limits.errors).roll_back[:, HISTORY_LOOKS:].argmax(axis=-1) + 1 for each in (double, five)]
+    assert compare(same, limits.errors).promote[:, -1].mean() > 0.75
+    assert np.median(first[0]) <= 28
+    assert np.median(first[1]) <= 6
 
 
 @pytest.mark.parametrize(
@@ -140,9 +182,9 @@ def test_power():
     ],
 )
 def test_the_expected_requests_are_the_median_of_rollouts(limits, base, share, rate):
-    rng, past, looks = np.random.default_rng(1), 60, 80
+    rng, past, looks = np.random.default_rng(1), HISTORY_LOOKS, 80
     shares = np.concatenate([np.zeros(past), np.full(looks, share)])
-    canary_n, stable_n = rng.poisson(rate * shares, (150, past + looks)), rng.poisson(rate * (1 - shares), (150, 140))
+    canary_n, stable_n = (rng.poisson(rate * part, (150, past + looks)) for part in (shares, 1 - shares))
     numbers = (canary_n, rng.binomial(canary_n, base), stable_n, rng.binomial(stable_n, base))
     promote = compare(Looks(*(each.astype(float) for each in numbers)), limits.errors).promote
     needed = np.where(promote, np.cumsum(canary_n, axis=-1), np.inf).min(axis=-1)
@@ -153,7 +195,7 @@ def test_the_expected_requests_are_the_median_of_rollouts(limits, base, share, r
 def test_the_expected_time_is_the_median_of_rollouts():
     plan = Plan((5, 10, 25, 50, 100), 600, 60, min_requests=0, deadline_seconds=6000)
     limits = Limits(floor=0.0)
-    promote = compare(simulate(2), limits.errors).promote[:, 60:]
+    promote = compare(simulate(2), limits.errors).promote[:, HISTORY_LOOKS:]
     minutes = np.where(promote.any(axis=-1), promote.argmax(axis=-1) + 1.0, np.inf)
     expected = expected_seconds(plan, limits, requests_per_second=20, error_rate=0.005) / 60
     assert expected == pytest.approx(np.median(minutes), rel=0.25)
