@@ -45,13 +45,15 @@ class Comparison:
     promote: Flags
 
 
-def compare(looks: Looks, harm: Harm) -> Comparison:
+def compare(looks: Looks, harm: Harm, *, only_last: bool = False) -> Comparison:
     """The comparison after each look, given requests and errors of each look on both sides.
 
+    With `only_last` the last look alone is as said: the others are taken to vary as it does, which is much faster.
     Rolling back asks for both, a rate above the stable side's and above the floor, each at α: the smaller evidence is
     evidence against "one of them is not so". Clearing asks for either, so β is split over them where there is a floor.
     """
     bound = dispersion_bound(looks)
+    bound = bound.everywhere_as_last() if only_last else bound
     enough = math.log((2 if harm.floor > 0 else 1) / harm.beta)
     above = above_floor_evidence(looks, bound, floor=harm.floor)
     more = np.minimum(harm_evidence(looks, bound), above) / math.log(1 / harm.alpha)

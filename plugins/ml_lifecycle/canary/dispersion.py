@@ -44,6 +44,10 @@ class Dispersion(NamedTuple):
     length: NDArray[np.int64]
     squared: Array
 
+    def everywhere_as_last(self) -> Dispersion:
+        """What is known after the last look, taken for all of them."""
+        return Dispersion(*(np.broadcast_to(each[..., -1:], each.shape) for each in self))
+
 
 class _Moments(NamedTuple):
     """An estimate of κ² after each look, which is `error`·(κ² + `noise`) too high or low, where it is `known`."""

@@ -13,7 +13,7 @@ from ml_lifecycle.canary.comparison import Comparison, Harm, compare
 from ml_lifecycle.canary.dispersion import Looks, dispersion_bound
 from ml_lifecycle.canary.evidence import Counts, OwnLook, Readings, Window, together
 from ml_lifecycle.canary.gauge import compare_gauge
-from ml_lifecycle.canary.sequential import margin_evidence
+from ml_lifecycle.canary.sequential import harm_evidence, margin_evidence
 
 Direction = Literal["more", "fewer"]
 
@@ -46,20 +46,18 @@ def compare_own(looks: Sequence[OwnLook], limits: OwnLimits, *, alpha: float, be
         return compare_gauge(sign * (readings[:, 0] - readings[:, 1]) / limits.tolerance, alpha=alpha, beta=beta)
     counts = looks_of([look for look in looks if isinstance(look, Counts)])
     if limits.harm == "more":
-        return compare(counts, Harm(limits.margin, limits.floor, alpha, beta))
+        return compare(counts, Harm(limits.margin, limits.floor, alpha, beta), only_last=True)
     return compare_fewer(counts, margin=limits.margin, alpha=alpha, beta=beta)
 
 
 def compare_fewer(looks: Looks, *, margin: float, alpha: float, beta: float) -> Comparison:
-    """Where events are what is wanted: both tests compare the sides look by look, the second with sides exchanged.
+    """Where events are what is wanted: rolling back rejects, at α, a canary rate of at least the stable side's.
 
-    A canary rate of at least the stable side's is rejected at α, a stable rate of at least `margin` times the canary's
-    at β. Each is the conditional test of sequential.py, valid for either side.
+    Clearing rejects, at β, a canary rate of at most one over `margin` of it.
     """
     bound = dispersion_bound(looks)
-    exchanged = Looks(looks.stable_n, looks.stable_e, looks.canary_n, looks.canary_e)
     harm = margin_evidence(looks, bound, margin=1.0) / math.log(1 / alpha)
-    cleared = margin_evidence(exchanged, bound, margin=margin) / math.log(1 / beta)
+    cleared = harm_evidence(looks, bound, ratio=1 / margin) / math.log(1 / beta)
     nothing = np.full(harm.shape, -math.inf)
     return Comparison(harm, cleared, nothing, roll_back=(harm >= 1) & (cleared < 1), promote=cleared >= 1)
 

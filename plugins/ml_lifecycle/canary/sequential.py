@@ -77,12 +77,12 @@ class _Seen(NamedTuple):
     length: int
 
 
-def harm_evidence(looks: Looks, dispersion: Dispersion) -> Array:
-    """Evidence against "the canary errs no more often than the stable side"; κ² is at most `dispersion`."""
+def harm_evidence(looks: Looks, dispersion: Dispersion, *, ratio: float = 1.0) -> Array:
+    """Evidence against "the canary errs at most `ratio` times as often as the stable side"."""
 
     def evidence(seen: _Seen) -> Array:
         level = seen.level * (1 + _DOUBT * np.sqrt(seen.variance) + _EARLY_DOUBT * seen.variance)
-        return _against_ratio(seen, level, 1.0, _WORSE)
+        return _against_ratio(seen, level, ratio, _WORSE)
 
     return _at(looks, _usual_level(looks, np.maximum), dispersion, evidence)
 

@@ -219,7 +219,7 @@ def _own(name: str, evidence: Evidence, limits: Limits) -> MetricVerdict:
 
 
 def _compare(name: str, looks: tuple[Counts, ...], seen: str, harm: Harm) -> MetricVerdict:
-    return _verdict(name, compare(looks_of(looks), harm), seen)
+    return _verdict(name, compare(looks_of(looks), harm, only_last=True), seen)
 
 
 def _verdict(name: str, found: Comparison, seen: str) -> MetricVerdict:

@@ -201,3 +201,23 @@ def test_the_expected_time_is_the_median_of_rollouts():
     assert expected == pytest.approx(np.median(minutes), rel=0.25)
     assert expected_seconds(plan, limits, requests_per_second=1, error_rate=0.005) == math.inf
     assert expected_seconds(plan, limits, requests_per_second=2000, error_rate=0.005) == 40 * 60
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 120), st.sampled_from([0.0, 0.01]))
+def test_the_last_look_alone_is_judged_as_among_all(seed, looks, floor):
+    """The verdict asks for it alone, the benchmark for every one."""
+    rng = np.random.default_rng(seed)
+    canary_n = np.where(np.arange(looks) < looks // 2, 0, 40)
+    stable_n = np.full(looks, 160)
+    rates = 0.03 * rng.gamma(2.0, 0.5, size=(2, looks))
+    seen = Looks(
+        *(
+            each.astype(float)
+            for each in (canary_n, rng.poisson(canary_n * rates[0]), stable_n, rng.poisson(stable_n * rates[1]))
+        )
+    )
+    harm = Harm(1.5, floor, 0.008, 0.05)
+    every, last = compare(seen, harm), compare(seen, harm, only_last=True)
+    for name in ("harm", "ratio", "floor", "roll_back", "promote"):
+        assert np.allclose(getattr(every, name)[-1], getattr(last, name)[-1])
