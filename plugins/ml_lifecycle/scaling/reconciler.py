@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +23,7 @@ from ml_lifecycle.scaling.decision import Decision, decision_of
 from ml_lifecycle.scaling.exceptions import MetricError, TargetMissingError, TargetRefusedError
 from ml_lifecycle.scaling.forecast import Forecast, Question, forecast
 from ml_lifecycle.scaling.history import History, on_grid
-from ml_lifecycle.scaling.policy import Observation, plan
+from ml_lifecycle.scaling.policy import Observation, plans
 from ml_lifecycle.scaling.queries import LoadQuery, ScalerKey, load_queries
 from ml_lifecycle.scaling.resource import FINALIZER, INFERENCE_SERVICE_KIND, Scaler, ScalerSpec
 from ml_lifecycle.scaling.status import Findings, build_status, read_period, read_scaled_up_at
@@ -90,9 +91,7 @@ class _Pass:
         served = [scaler for scaler in free if scaler.key in targets]
         histories, errors = await self._histories(served)
         forecasts = await self._forecasts(served, histories)
-        for scaler in served:
-            found = self._plan(scaler, targets[scaler.key], histories.get(scaler.key), forecasts.get(scaler.key))
-            findings[scaler.key] = dataclasses.replace(found, metric_error=errors.get(scaler.key, ""))
+        findings |= self._plans(served, targets, histories, forecasts, errors)
         return findings, targets
 
     def _rollout(self, scaler: Scaler) -> str | None:
@@ -168,29 +167,35 @@ class _Pass:
                 questions.append(_question(scaler.spec, histories[scaler.key], self._options.tick_seconds, self._now))
         if not questions:
             return {}
-        return dict(zip(keys, await asyncio.to_thread(forecast, questions), strict=True))
+        answers = await asyncio.to_thread(forecast, questions, threads=len(os.sched_getaffinity(0)))
+        return dict(zip(keys, answers, strict=True))
 
-    def _plan(self, scaler: Scaler, target: Target, history: History | None, predicted: Forecast | None) -> Findings:
-        if scaler.spec is None:
-            return Findings(invalid=scaler.invalid)
-        spec, steps = scaler.spec, scaler.spec.stabilization_steps
-        observed = Observation(
-            replicas=target.replicas,
-            load=history.load if history else None,
-            recent_load=history.highest(steps) if history else None,
-            coverage=history.coverage(steps) if history else 0.0,
-            forecast=predicted,
-            period=read_period(scaler.status),
-            ceiling=target.ceiling,
-            scaled_up_at=read_scaled_up_at(scaler.status),
-        )
-        return Findings(
-            plan=plan(spec, observed, self._now.timestamp()),
-            load=observed.load,
-            forecast=predicted,
-            observed_replicas=target.running,
-            horizon_seconds=spec.horizon_steps(self._options.tick_seconds) * spec.step_seconds,
-        )
+    def _plans(
+        self,
+        scalers: Sequence[Scaler],
+        targets: Mapping[ScalerKey, Target],
+        histories: Mapping[ScalerKey, History],
+        forecasts: Mapping[ScalerKey, Forecast],
+        errors: Mapping[ScalerKey, str],
+    ) -> dict[ScalerKey, Findings]:
+        """All plans of the pass in one call."""
+        named = {scaler.key: (scaler, scaler.spec) for scaler in scalers if scaler.spec is not None}
+        seen = {
+            key: _observation(scaler, spec, targets[key], histories.get(key), forecasts.get(key))
+            for key, (scaler, spec) in named.items()
+        }
+        made = plans([spec for _, spec in named.values()], list(seen.values()), self._now.timestamp())
+        return {
+            key: Findings(
+                plan=one,
+                load=seen[key].load,
+                forecast=forecasts.get(key),
+                observed_replicas=targets[key].running,
+                horizon_seconds=spec.horizon_steps(self._options.tick_seconds) * spec.step_seconds,
+                metric_error=errors.get(key, ""),
+            )
+            for (key, (_, spec)), one in zip(named.items(), made, strict=True)
+        }
 
     async def _carry_out(
         self,
@@ -288,4 +293,20 @@ def _question(spec: ScalerSpec, history: History, tick_seconds: float, now: date
         lookback=spec.stabilization_steps,
         step_seconds=spec.step_seconds,
         at=now.timestamp(),
+    )
+
+
+def _observation(
+    scaler: Scaler, spec: ScalerSpec, target: Target, history: History | None, predicted: Forecast | None
+) -> Observation:
+    steps = spec.stabilization_steps
+    return Observation(
+        replicas=target.replicas,
+        load=history.load if history else None,
+        recent_load=history.highest(steps) if history else None,
+        coverage=history.coverage(steps) if history else 0.0,
+        forecast=predicted,
+        period=read_period(scaler.status),
+        ceiling=target.ceiling,
+        scaled_up_at=read_scaled_up_at(scaler.status),
     )

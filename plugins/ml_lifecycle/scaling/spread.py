@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from ml_lifecycle.scaling.quantiles import median_size
 from ml_lifecycle.scaling.ridge import fit
-from ml_lifecycle.scaling.windows import Windows
+from ml_lifecycle.scaling.windows import Windows, running_sum
 
 SPANS = (8, 32, 256)  # steps over which the recent roughness is taken
 LEAST_SHARE = 0.1  # of the median miss; keeps the logarithm of a perfect forecast finite
@@ -45,7 +45,7 @@ def spread(windows: Windows, residuals: Tensor, weight: Tensor, *, horizon: int,
 
 def _roughness(windows: Windows) -> list[Tensor]:
     steps = (windows.level[:, 1:] - windows.level[:, :-1]).abs()
-    running = pad(steps.cumsum(dim=1), (2, 0))
+    running = running_sum(pad(steps, (1, 0)))
     usual = 0.2 * running[:, -1:] / max(1, windows.time - 1) + 1e-3
     columns = [torch.log(windows.mean_of(running, span) + usual) for span in SPANS if span * 2 <= windows.time]
     slope = (windows.mean(1) - windows.mean(16)).abs()
