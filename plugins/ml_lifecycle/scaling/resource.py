@@ -105,7 +105,7 @@ class ScalerSpec(_Part):
     quantile: float = Field(default=0.95, ge=0.5, le=0.999)
     lead_time_seconds: int = Field(default=180, ge=0, le=7200)
     behavior: Behavior = Behavior()
-    tolerance: float = Field(default=0.1, ge=0, lt=1)
+    tolerance: float = Field(default=0.15, ge=0, lt=1)
     mode: Mode = "auto"
     deletion_policy: DeletionPolicy = "ReturnToMin"
 

@@ -106,8 +106,15 @@ def test_the_load_is_the_floor_of_the_need() -> None:
 def test_tolerance_slows_scaling_down_and_never_up() -> None:
     assert plan(spec(), observed(replicas=2, load=79), NOW).cause is Cause.STEADY
     assert plan(spec(), observed(replicas=2, load=81), NOW).desired == 3
-    assert plan(spec(maxReplicas=30), observed(replicas=20, load=725), NOW).cause is Cause.STEADY
-    assert plan(spec(maxReplicas=30), observed(replicas=20, load=715), NOW).desired == 18
+    assert plan(spec(maxReplicas=30), observed(replicas=20, load=685), NOW).cause is Cause.STEADY
+    assert plan(spec(maxReplicas=30), observed(replicas=20, load=675), NOW).desired == 17
+
+
+def test_a_high_need_a_while_ago_counts_with_the_same_tolerance() -> None:
+    """Else replicas would go down one by one behind a load that falls slowly."""
+    seen = observed(replicas=20, load=500, recent_load=685)
+    assert plan(spec(maxReplicas=30), seen, NOW).cause is Cause.STABILIZING
+    assert plan(spec(maxReplicas=30), dataclasses.replace(seen, recent_load=675), NOW).desired == 17
 
 
 def test_the_surge_is_limited_for_a_whole_period() -> None:
