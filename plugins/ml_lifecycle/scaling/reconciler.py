@@ -79,7 +79,9 @@ class _Pass:
 
     async def _decide(self, scalers: Sequence[Scaler]) -> tuple[dict[ScalerKey, Findings], dict[ScalerKey, Target]]:
         surroundings = self._surroundings
-        conflicts = find_conflicts(scalers, surroundings.autoscalers, surroundings.scaled_objects)
+        conflicts = find_conflicts(
+            scalers, surroundings.autoscalers, surroundings.scaled_objects, surroundings.inference_services
+        )
         findings: dict[ScalerKey, Findings] = {}
         for scaler in scalers:
             found = Findings(
@@ -87,6 +89,7 @@ class _Pass:
             )
             findings[scaler.key] = found
         free = [scaler for scaler in scalers if findings[scaler.key] == Findings() and not scaler.deleting]
+        self._surroundings = await self._client.list_targets(free, surroundings)
         targets = await self._targets(free, findings)
         served = [scaler for scaler in free if scaler.key in targets]
         histories, errors = await self._histories(served)
@@ -109,11 +112,9 @@ class _Pass:
         targets: dict[ScalerKey, Target] = {}
 
         async def read(scaler: Scaler) -> None:
-            if scaler.spec is None:
-                return
             try:
                 async with self._gate:
-                    targets[scaler.key] = await self._client.target(scaler, scaler.spec, self._surroundings)
+                    targets[scaler.key] = await self._client.target(scaler, self._surroundings)
             except TargetRefusedError as error:
                 findings[scaler.key] = Findings(conflict=str(error))
             except LifecycleError as error:
@@ -275,7 +276,7 @@ class _Pass:
                 )
                 return found
             try:
-                target = await self._client.target(scaler, spec, self._surroundings)
+                target = await self._client.target(scaler, self._surroundings)
                 if target.replicas != spec.min_replicas:
                     await self._client.write_replicas(target, spec.min_replicas)
             except (TargetMissingError, TargetRefusedError) as error:

@@ -14,6 +14,8 @@ from ml_lifecycle.scaling.resource import Scaler
 if TYPE_CHECKING:
     from ml_lifecycle.scaling.forecast import Forecast
 
+NOISE = 0.1  # share by which a figure moves before it is written anew: thousands of scalers share one API server
+
 _LIMITS = {
     Limit.NONE: "the wanted replicas are allowed",
     Limit.MAXIMUM: "maxReplicas, or the target's own limit, is below what is wanted",
@@ -104,6 +106,25 @@ def build_status(scaler: Scaler, found: Findings, now: datetime) -> dict[str, An
     conditions = [*_ready(scaler, found), *_details(scaler, found)]
     status["conditions"] = [_written(item, before.get(item.type), scaler.generation, now) for item in conditions]
     return status
+
+
+def worth_writing(status: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether the status says anything new: figures that moved by less than NOISE, and sentences about them, do not."""
+
+    def gist(one: Mapping[str, Any]) -> Any:
+        figures = {"load", "forecast", "conditions"}
+        conditions = [(item["type"], item["status"], item["reason"]) for item in one.get("conditions") or ()]
+        return {key: value for key, value in one.items() if key not in figures}, conditions
+
+    def figures(one: Mapping[str, Any]) -> dict[str, float]:
+        forecast = one.get("forecast") or {}
+        found = {"load": one.get("load"), **{key: forecast.get(key) for key in ("expected", "peak")}}
+        return {key: value for key, value in found.items() if value is not None}
+
+    now, then = figures(status), figures(before)
+    if gist(status) != gist(before) or now.keys() != then.keys():
+        return True
+    return any(not math.isclose(now[key], then[key], rel_tol=NOISE, abs_tol=1e-9) for key in now)
 
 
 def _ready(scaler: Scaler, found: Findings) -> list[Condition]:

@@ -24,7 +24,7 @@ from ml_lifecycle.kubernetes.resource import (
 )
 from ml_lifecycle.prometheus.client import Series
 from ml_lifecycle.prometheus.exceptions import PrometheusUnavailableError
-from ml_lifecycle.scaling.client import MIN_SCALE, ScalerClient, Target
+from ml_lifecycle.scaling.client import LISTED, MIN_SCALE, ScalerClient, Target
 from ml_lifecycle.scaling.decision import Decision
 from ml_lifecycle.scaling.reconciler import PassOptions, reconcile
 from ml_lifecycle.scaling.resource import FINALIZER
@@ -397,6 +397,39 @@ async def test_standard_mode_scales_the_deployment_only_where_kserve_leaves_it(w
     await world.kubernetes.merge_patch(INFERENCE_SERVICE, "digits", "models", external)
     await world.run(5)
     assert await world.replicas("digits-predictor") == 3
+
+
+async def test_standard_mode_finds_the_deployment_of_a_predictor_that_was_a_canary(world: World) -> None:
+    annotations = {
+        "serving.kserve.io/deploymentMode": "Standard",
+        "serving.kserve.io/autoscalerClass": "external",
+    }
+    await world.inference_service(annotations=annotations, name="v2")
+    await world.deployment("digits-predictor")
+    await world.deployment("digits-v2-predictor")
+    await world.scaler("digits", targetRef=inference_service_target())
+    world.prometheus.load = lambda _: 120.0
+    await world.run()
+    assert (await world.replicas("digits-v2-predictor"), await world.replicas("digits-predictor")) == (3, 1)
+
+
+async def test_many_targets_of_a_kind_are_one_list(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"web-{number}" for number in range(LISTED)]
+    for name in names:
+        await world.deployment(name)
+        await world.scaler(name, targetRef={"apiVersion": "apps/v1", "kind": "Deployment", "name": name})
+    await world.kubernetes.delete(DEPLOYMENT, "web-0", "models")
+    read: list[str] = []
+    find = KubernetesClient.find
+
+    async def counted(client: KubernetesClient, kind: Any, name: str, *rest: Any) -> Any:
+        read.append(name)
+        return await find(client, kind, name, *rest)
+
+    monkeypatch.setattr(KubernetesClient, "find", counted)
+    decisions = await world.run()
+    assert read == []
+    assert [decision.cause for decision in decisions] == ["TargetMissing", *["WithinTolerance"] * (LISTED - 1)]
 
 
 async def test_many_services_are_one_query(world: World) -> None:

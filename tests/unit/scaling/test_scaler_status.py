@@ -11,7 +11,7 @@ from ml_lifecycle.scaling.decision import decision_of, table
 from ml_lifecycle.scaling.forecast import Forecast
 from ml_lifecycle.scaling.policy import Observation, Period, plan
 from ml_lifecycle.scaling.resource import Scaler, parse_scaler
-from ml_lifecycle.scaling.status import Findings, build_status, read_period
+from ml_lifecycle.scaling.status import Findings, build_status, read_period, worth_writing
 from tests.unit.scaling.scaler_objects import manifest, scaler
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -66,6 +66,16 @@ def test_the_same_findings_later_give_the_same_status() -> None:
     first = build_status(scaler(), findings(scaler()), NOW)
     second = build_status(again(first), findings(again(first)), NOW + timedelta(minutes=1))
     assert first == second
+
+
+def test_figures_that_hardly_moved_are_not_worth_writing() -> None:
+    first = build_status(scaler(), findings(scaler()), NOW)
+    hardly = build_status(again(first), findings(again(first), load=31.0), NOW + timedelta(minutes=1))
+    assert hardly != first
+    assert not worth_writing(hardly, first)
+    assert worth_writing(build_status(again(first), findings(again(first), load=34.0), NOW), first)
+    assert worth_writing(build_status(again(first), findings(again(first), load=None), NOW), first)
+    assert worth_writing(build_status(again(first), Findings(rollout="r rolls out"), NOW), first)
 
 
 def test_a_condition_that_turns_has_a_new_time_and_the_others_keep_theirs() -> None:
