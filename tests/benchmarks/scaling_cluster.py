@@ -78,6 +78,7 @@ def _service(name: str, history: int) -> list[dict[str, Any]]:
                 "metric": {"preset": "requests_per_second"},
                 "historySize": history,
                 "capacityPerReplica": 50,
+                "leadTimeSeconds": 180,
             },
         },
     ]

@@ -32,6 +32,7 @@ SPEC = {
     "metric": {"query": "load"},
     "historySize": MINUTES,
     "capacityPerReplica": 50,
+    "leadTimeSeconds": 180,
 }
 
 
@@ -130,7 +131,7 @@ def _measure(scalers: int) -> dict[str, float]:
 
     def questions(count: int) -> list[Question]:
         horizon = spec.horizon_steps(60)
-        return [Question(row, spec.load_per_replica, horizon, spec.quantile, steps, 60.0, NOW) for row in loads[:count]]
+        return [Question(row, spec.load_per_replica, horizon, spec.covered, steps, 60.0, NOW) for row in loads[:count]]
 
     forecast(questions(10))  # what is loaded once is not the pass's time
     begin, cpu = time.perf_counter(), time.process_time()

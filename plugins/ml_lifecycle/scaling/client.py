@@ -16,6 +16,7 @@ from ml_lifecycle.kubernetes.resource import (
     INFERENCE_SERVICE,
     LEASE,
     MLSCALER,
+    POD,
     REVISION,
     SCALED_OBJECT,
     ResourceKind,
@@ -60,9 +61,15 @@ class Target:
     replicas: int
     running: int | None  # what runs, where the object says so
     ceiling: int | None = None  # its own limit
+    pods: str = ""  # label selector of its pods; empty where it says none
 
     def __str__(self) -> str:
         return f"{self.kind.kind} {self.name}"
+
+    @property
+    def deployment(self) -> str:
+        """The Deployment whose pods do the work; Knative makes one for each Revision."""
+        return f"{self.name}-deployment" if self.kind is REVISION else self.name
 
 
 class ScalerClient:
@@ -117,7 +124,15 @@ class ScalerClient:
             return _revision(scaler.namespace, found, service)
         replicas = found.get("spec", {}).get("replicas", 1)
         running = found.get("status", {}).get("replicas", 0)
-        return Target(kind, scaler.namespace, name, int(replicas), int(running or 0))
+        labels = found.get("spec", {}).get("selector", {}).get("matchLabels") or {}
+        pods = ",".join(f"{label}={value}" for label, value in sorted(labels.items()))
+        return Target(kind, scaler.namespace, name, int(replicas), int(running or 0), pods=pods)
+
+    async def pods(self, target: Target) -> list[Manifest]:
+        """The target's pods; none where it does not say which they are."""
+        if not target.pods:
+            return []
+        return await self._kubernetes.list(POD, target.namespace, label_selector=target.pods)
 
     async def write_replicas(self, target: Target, replicas: int) -> None:
         """Asks the target for `replicas`; a Revision by its annotation, which makes no new revision."""
@@ -203,7 +218,8 @@ def _revision(namespace: str, revision: Manifest, service: Manifest) -> Target:
     floor = int(annotations.get(MIN_SCALE) or predictor.get("minReplicas") or 1)
     running = revision.get("status", {}).get("actualReplicas")
     ceiling = int(annotations.get(MAX_SCALE) or 0) or None  # 0 is no limit
-    return Target(REVISION, namespace, revision["metadata"]["name"], floor, running, ceiling)
+    name = revision["metadata"]["name"]
+    return Target(REVISION, namespace, name, floor, running, ceiling, f"serving.knative.dev/revision={name}")
 
 
 def _must_be_external(service: Manifest) -> None:

@@ -23,6 +23,8 @@ from ml_lifecycle.scaling.decision import Decision, decision_of
 from ml_lifecycle.scaling.exceptions import MetricError, TargetMissingError, TargetRefusedError
 from ml_lifecycle.scaling.forecast import Forecast, Question, forecast
 from ml_lifecycle.scaling.history import History, on_grid
+from ml_lifecycle.scaling.measures import with_measures
+from ml_lifecycle.scaling.measuring import read_measures
 from ml_lifecycle.scaling.policy import Observation, plans
 from ml_lifecycle.scaling.queries import LoadQuery, ScalerKey, load_queries
 from ml_lifecycle.scaling.resource import FINALIZER, INFERENCE_SERVICE_KIND, Scaler, ScalerSpec
@@ -91,7 +93,8 @@ class _Pass:
         free = [scaler for scaler in scalers if findings[scaler.key] == Findings() and not scaler.deleting]
         self._surroundings = await self._client.list_targets(free, surroundings)
         targets = await self._targets(free, findings)
-        served = [scaler for scaler in free if scaler.key in targets]
+        served, unmeasured = await self._measured([scaler for scaler in free if scaler.key in targets], targets)
+        findings |= {key: Findings(error=error, error_reason="CapacityUnknown") for key, error in unmeasured.items()}
         histories, errors = await self._histories(served)
         forecasts = await self._forecasts(served, histories)
         findings |= self._plans(served, targets, histories, forecasts, errors)
@@ -126,6 +129,26 @@ class _Pass:
 
         await asyncio.gather(*(read(scaler) for scaler in scalers))
         return targets
+
+    async def _measured(
+        self, scalers: Sequence[Scaler], targets: Mapping[ScalerKey, Target]
+    ) -> tuple[list[Scaler], dict[ScalerKey, str]]:
+        """The scalers with what their specs leave to be measured, and why others have no capacity."""
+        known: dict[ScalerKey, Scaler] = {}
+        errors: dict[ScalerKey, str] = {}
+
+        async def measure(scaler: Scaler) -> None:
+            try:
+                async with self._gate:
+                    measures = await read_measures(
+                        scaler, targets[scaler.key], self._client, self._prometheus, self._now
+                    )
+                known[scaler.key] = with_measures(scaler, measures)
+            except LifecycleError as error:
+                errors[scaler.key] = str(error)
+
+        await asyncio.gather(*(measure(scaler) for scaler in scalers))
+        return [known[scaler.key] for scaler in scalers if scaler.key in known], errors
 
     async def _histories(self, scalers: Sequence[Scaler]) -> tuple[dict[ScalerKey, History], dict[ScalerKey, str]]:
         """The loads of all scalers, and what went wrong for the others."""
@@ -194,6 +217,7 @@ class _Pass:
                 observed_replicas=targets[key].running,
                 horizon_seconds=spec.horizon_steps(self._options.tick_seconds) * spec.step_seconds,
                 metric_error=errors.get(key, ""),
+                spec=spec,
             )
             for (key, (_, spec)), one in zip(named.items(), made, strict=True)
         }
@@ -290,7 +314,7 @@ def _question(spec: ScalerSpec, history: History, tick_seconds: float, now: date
         loads=history.loads,
         scale=spec.load_per_replica,
         horizon=spec.horizon_steps(tick_seconds),
-        quantile=spec.quantile,
+        quantile=spec.covered,
         lookback=spec.stabilization_steps,
         step_seconds=spec.step_seconds,
         at=now.timestamp(),

@@ -20,9 +20,10 @@ from ml_lifecycle.kubernetes.resource import (
     HORIZONTAL_POD_AUTOSCALER,
     INFERENCE_SERVICE,
     MLSCALER,
+    POD,
     REVISION,
 )
-from ml_lifecycle.prometheus.client import Series
+from ml_lifecycle.prometheus.client import Sample, Series
 from ml_lifecycle.prometheus.exceptions import PrometheusUnavailableError
 from ml_lifecycle.scaling.client import LISTED, MIN_SCALE, ScalerClient, Target
 from ml_lifecycle.scaling.decision import Decision
@@ -44,6 +45,13 @@ class Prometheus:
         self.labels: list[dict[str, str]] = [{}]
         self.down = False
         self.queries: list[str] = []
+        self.capacity: float | None = None
+
+    async def instant(self, query: str, at: float) -> list[Sample]:
+        self.queries.append(query)
+        if self.down:
+            raise PrometheusUnavailableError("Prometheus at http://nowhere does not answer")
+        return [] if self.capacity is None else [Sample({}, self.capacity, at)]
 
     async def range(self, query: str, start: float, end: float, step: float) -> list[Series]:
         self.queries.append(query)
@@ -81,6 +89,7 @@ class World:
 
     async def scaler(self, name: str = "web", **changes: Any) -> None:
         body = manifest(name, **changes)
+        body["spec"] = {key: value for key, value in body["spec"].items() if value is not None}
         del body["status"]
         await self.kubernetes.create(body)
 
@@ -144,7 +153,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesSta
 async def world(stand_in: KubernetesStandIn, tmp_path: Path) -> AsyncIterator[World]:
     async with KubernetesClient.from_kubeconfig(stand_in.kubeconfig) as client:
         yield World(client)
-        for kind in (MLSCALER, HORIZONTAL_POD_AUTOSCALER, DEPLOYMENT, REVISION, INFERENCE_SERVICE, leases.LEASE):
+        for kind in (MLSCALER, HORIZONTAL_POD_AUTOSCALER, DEPLOYMENT, POD, REVISION, INFERENCE_SERVICE, leases.LEASE):
             for item in await client.list(kind, "models"):
                 if item["metadata"].get("finalizers"):
                     await client.merge_patch(
@@ -411,6 +420,36 @@ async def test_standard_mode_finds_the_deployment_of_a_predictor_that_was_a_cana
     world.prometheus.load = lambda _: 120.0
     await world.run()
     assert (await world.replicas("digits-v2-predictor"), await world.replicas("digits-predictor")) == (3, 1)
+
+
+async def test_capacity_and_lead_time_are_measured_once_an_hour(world: World) -> None:
+    await world.deployment()
+    metadata = {"name": "web-abc-12345", "namespace": "models", "labels": {"app": "web"}}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [{"name": "c"}]}}
+    stored = await world.kubernetes.create(pod)
+    created = datetime.fromisoformat(stored["metadata"]["creationTimestamp"])
+    ready = (created + timedelta(seconds=35)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    condition = {"type": "Ready", "status": "True", "lastTransitionTime": ready}
+    await world.kubernetes.merge_patch(
+        POD, "web-abc-12345", "models", {"status": {"conditions": [condition]}}, subresource="status"
+    )
+    await world.scaler(capacityPerReplica=None, leadTimeSeconds=None)
+    world.prometheus.load = lambda _: 120.0
+    (unknown,) = await world.run()
+    assert unknown.cause == "CapacityUnknown"
+    assert await world.replicas() == 1
+
+    world.prometheus.capacity = 50.0
+    (first,) = await world.run(5)
+    assert (first.desired, await world.replicas()) == (3, 3)
+    status = (await world.stored())["status"]
+    assert (status["capacityPerReplica"], status["leadTimeSeconds"]) == (50, 35)
+
+    world.prometheus.capacity = 25.0
+    await world.run(60)
+    assert await world.replicas() == 3
+    await world.run(3700)
+    assert await world.replicas() == 6
 
 
 async def test_many_targets_of_a_kind_are_one_list(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
