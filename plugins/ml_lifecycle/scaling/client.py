@@ -62,6 +62,7 @@ class Target:
     running: int | None  # what runs, where the object says so
     ceiling: int | None = None  # its own limit
     pods: str = ""  # label selector of its pods; empty where it says none
+    new: bool = False  # a Revision that no scaler has written yet
 
     def __str__(self) -> str:
         return f"{self.kind.kind} {self.name}"
@@ -219,7 +220,16 @@ def _revision(namespace: str, revision: Manifest, service: Manifest) -> Target:
     running = revision.get("status", {}).get("actualReplicas")
     ceiling = int(annotations.get(MAX_SCALE) or 0) or None  # 0 is no limit
     name = revision["metadata"]["name"]
-    return Target(REVISION, namespace, name, floor, running, ceiling, f"serving.knative.dev/revision={name}")
+    return Target(
+        REVISION,
+        namespace,
+        name,
+        floor,
+        running,
+        ceiling,
+        pods=f"serving.knative.dev/revision={name}",
+        new=MIN_SCALE not in annotations,
+    )
 
 
 def _must_be_external(service: Manifest) -> None:

@@ -25,7 +25,7 @@ from ml_lifecycle.scaling.forecast import Forecast, Question, forecast
 from ml_lifecycle.scaling.history import History, on_grid
 from ml_lifecycle.scaling.measures import with_measures
 from ml_lifecycle.scaling.measuring import read_measures
-from ml_lifecycle.scaling.policy import Observation, plans
+from ml_lifecycle.scaling.policy import Observation, Period, plans
 from ml_lifecycle.scaling.queries import LoadQuery, ScalerKey, load_queries
 from ml_lifecycle.scaling.resource import FINALIZER, INFERENCE_SERVICE_KIND, Scaler, ScalerSpec
 from ml_lifecycle.scaling.status import Findings, build_status, read_period, read_scaled_up_at
@@ -205,7 +205,7 @@ class _Pass:
         """All plans of the pass in one call."""
         named = {scaler.key: (scaler, scaler.spec) for scaler in scalers if scaler.spec is not None}
         seen = {
-            key: _observation(scaler, spec, targets[key], histories.get(key), forecasts.get(key))
+            key: _observation(scaler, spec, targets[key], histories.get(key), forecasts.get(key), self._now)
             for key, (scaler, spec) in named.items()
         }
         made = plans([spec for _, spec in named.values()], list(seen.values()), self._now.timestamp())
@@ -322,7 +322,12 @@ def _question(spec: ScalerSpec, history: History, tick_seconds: float, now: date
 
 
 def _observation(
-    scaler: Scaler, spec: ScalerSpec, target: Target, history: History | None, predicted: Forecast | None
+    scaler: Scaler,
+    spec: ScalerSpec,
+    target: Target,
+    history: History | None,
+    predicted: Forecast | None,
+    now: datetime,
 ) -> Observation:
     steps = spec.stabilization_steps
     return Observation(
@@ -331,7 +336,15 @@ def _observation(
         recent_load=history.highest(steps) if history else None,
         coverage=history.coverage(steps) if history else 0.0,
         forecast=predicted,
-        period=read_period(scaler.status),
+        period=_handed_over(scaler, target, now) or read_period(scaler.status),
         ceiling=target.ceiling,
         scaled_up_at=read_scaled_up_at(scaler.status),
     )
+
+
+def _handed_over(scaler: Scaler, target: Target, now: datetime) -> Period | None:
+    """After a rollout the pace counts from the replicas that the Revision before had: the load did not begin anew."""
+    before = int(scaler.status.get("desiredReplicas") or 0)
+    if not target.new or before <= target.replicas:
+        return None
+    return Period(up=True, start=now.timestamp(), replicas=before)

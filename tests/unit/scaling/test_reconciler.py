@@ -336,6 +336,24 @@ async def test_knative_is_scaled_by_the_revisions_annotation(world: World) -> No
     assert (again.replicas, again.written) == (3, False)
 
 
+async def test_a_rolled_out_revision_takes_over_the_replicas_at_once(world: World) -> None:
+    """Whatever the pace: the load that the Revision before carried has not gone."""
+    await world.knative()
+    await world.kubernetes.merge_patch(
+        MLSCALER, "digits", "models", {"status": {"desiredReplicas": 9}}, subresource="status"
+    )
+    world.prometheus.load = lambda _: 355.0
+    (decision,) = await world.run()
+    assert (decision.replicas, decision.desired, await world.min_scale()) == (1, 9, "9")
+    await world.kubernetes.merge_patch(REVISION, "digits-predictor-00001", "models", _asked(1))
+    (decision,) = await world.run(60)
+    assert decision.desired == 5
+
+
+def _asked(replicas: int) -> dict[str, Any]:
+    return {"metadata": {"annotations": {MIN_SCALE: str(replicas)}}}
+
+
 async def test_the_revisions_own_maximum_is_kept(world: World) -> None:
     await world.inference_service()
     await world.revision(**{"autoscaling.knative.dev/max-scale": "2"})
