@@ -150,10 +150,15 @@ def test_several_passes_in_one_run_meet_a_ramp(
     assert len(prometheus.steps) == 5
 
 
-def test_dry_run_writes_nothing(cluster: KubernetesStandIn, prometheus: Prometheus, run_dag: Any, xcom: Any) -> None:
+def test_dry_run_writes_nothing_but_the_pictures(
+    cluster: KubernetesStandIn, prometheus: Prometheus, run_dag: Any, xcom: Any, tmp_path: Path
+) -> None:
     on(cluster, service)
     prometheus.load = lambda _: 120.0
-    run = run_dag("scale_replicas.py", "scale_replicas", {"dry_run": True, "namespace": "models"})
+    pictures = tmp_path / "pictures"
+    conf = {"dry_run": True, "namespace": "models", "pictures": pictures.as_uri()}
+    run = run_dag("scale_replicas.py", "scale_replicas", conf)
+    assert "models/digits: load, forecast and replicas" in (pictures / "models/digits.svg").read_text()
     assert run.state == "success"
     (decision,) = xcom(run, "scale_replicas")
     assert (decision["desired"], decision["written"]) == (3, False)

@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from ml_lifecycle.scaling.forecast import Forecast, Question, forecast
 from ml_lifecycle.scaling.history import History, on_grid
 from ml_lifecycle.scaling.measures import with_measures
 from ml_lifecycle.scaling.measuring import read_measures
+from ml_lifecycle.scaling.picture import draw, look_of, past_questions
 from ml_lifecycle.scaling.policy import Observation, Period, plans
 from ml_lifecycle.scaling.queries import LoadQuery, ScalerKey, load_queries
 from ml_lifecycle.scaling.resource import FINALIZER, INFERENCE_SERVICE_KIND, Scaler, ScalerSpec
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+THREADS = len(os.sched_getaffinity(0))
+
 
 @dataclass(frozen=True)
 class PassOptions:
@@ -46,6 +49,7 @@ class PassOptions:
     tick_seconds: float = 60.0  # time to the next pass
     deadline_seconds: float = 45.0
     concurrency: int = 16  # requests at a time
+    show: Callable[[Scaler, str], None] | None = None  # is given a picture (SVG) of each scaler that is forecast
 
 
 async def reconcile(
@@ -66,6 +70,7 @@ class _Pass:
         self._options = options
         self._gate = asyncio.Semaphore(options.concurrency)
         self._surroundings = Surroundings({}, {}, (), ())
+        self._questions: dict[ScalerKey, Question] = {}
 
     async def run(self) -> list[Decision]:
         """Reads, decides, writes."""
@@ -77,7 +82,21 @@ class _Pass:
                 return []
             self._surroundings = await self._client.surroundings()
             findings, targets = await self._decide(scalers)
-        return await self._carry_out(scalers, findings, targets, end - clock())
+        decisions = await self._carry_out(scalers, findings, targets, end - clock())
+        if self._options.show is not None:
+            await asyncio.to_thread(self._draw, scalers, decisions, self._options.show)
+        return decisions
+
+    def _draw(
+        self, scalers: Sequence[Scaler], decisions: Sequence[Decision], show: Callable[[Scaler, str], None]
+    ) -> None:
+        """Last, so that no scaler waits for it."""
+        for scaler, decision in zip(scalers, decisions, strict=True):
+            if question := self._questions.get(scaler.key):
+                asked = past_questions(question)
+                found = forecast(asked, threads=THREADS)
+                looks = [look_of(*pair) for pair in zip(asked, found, strict=True)]
+                show(scaler, draw(str(scaler), question, looks, decision.why))
 
     async def _decide(self, scalers: Sequence[Scaler]) -> tuple[dict[ScalerKey, Findings], dict[ScalerKey, Target]]:
         surroundings = self._surroundings
@@ -184,15 +203,13 @@ class _Pass:
     async def _forecasts(
         self, scalers: Sequence[Scaler], histories: Mapping[ScalerKey, History]
     ) -> dict[ScalerKey, Forecast]:
-        keys, questions = [], []
-        for scaler in scalers:
-            if scaler.spec is not None and scaler.spec.mode in {"auto", "dryRun"} and scaler.key in histories:
-                keys.append(scaler.key)
-                questions.append(_question(scaler.spec, histories[scaler.key], self._options.tick_seconds, self._now))
-        if not questions:
-            return {}
-        answers = await asyncio.to_thread(forecast, questions, threads=len(os.sched_getaffinity(0)))
-        return dict(zip(keys, answers, strict=True))
+        self._questions = {
+            scaler.key: _question(scaler.spec, histories[scaler.key], self._options.tick_seconds, self._now)
+            for scaler in scalers
+            if scaler.spec is not None and scaler.spec.mode in {"auto", "dryRun"} and scaler.key in histories
+        }
+        answers = await asyncio.to_thread(forecast, list(self._questions.values()), threads=THREADS)
+        return dict(zip(self._questions, answers, strict=True))
 
     def _plans(
         self,
