@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ml_lifecycle.scaling.resource import RATE_WINDOW_STEPS, Scaler, ScalerSpec
 
-NAMES_PER_QUERY = 200  # keeps a query's text well below what proxies accept
+NAMES_PER_QUERY = 100  # keeps a query's text below what proxies accept, and its answer, a week of each, at 35 MB
 
 ScalerKey = tuple[str, str]
 Labels = tuple[str, ...]
