@@ -28,6 +28,7 @@ from ml_lifecycle.kubernetes.resource import INFERENCE_SERVICE
 
 SHAPES = 16  # different loads; more would only slow the stand-in down
 NAMESPACE = "models"
+PERIOD = 20_011  # minutes after which the noise repeats
 
 
 def main() -> None:
@@ -110,7 +111,9 @@ class _Prometheus(BaseHTTPRequestHandler):
 def _values(start: float, end: float, step: float, shape: int) -> bytes:
     times = start + step * np.arange(round((end - start) / step) + 1)
     mean = 50 * (1 + shape) * np.exp(np.sin(2 * math.pi * (times / 86_400 + shape / SHAPES)))
-    noise = np.random.default_rng(shape).standard_normal(len(times))
+    # By the minute, so that two ticks see the same past.
+    minutes = np.round(times / 60).astype(int)
+    noise = np.random.default_rng(shape).standard_normal(PERIOD)[minutes % PERIOD]
     loads = np.maximum(mean + np.sqrt(mean) * noise, 0)
     return (
         "[" + ",".join(f'[{at:.3f},"{load!r}"]' for at, load in zip(times, loads.tolist(), strict=True)) + "]"

@@ -251,7 +251,7 @@ def peaks(
     columns = [torch.ones_like(base), straight, *shape_features(windows), *seasons, *clock_features(windows, day)]
     cut = SPIKE * 1.4826 * median_size(growth, weight) + 1e-3
     fitted, left_out = fit(
-        torch.stack(columns, dim=-1), torch.maximum(torch.minimum(growth, cut), -cut), weight, PENALTY * overlap
+        torch.stack(columns, dim=1), torch.maximum(torch.minimum(growth, cut), -cut), weight, PENALTY * overlap
     )
     left_out = left_out + growth - torch.maximum(torch.minimum(growth, cut), -cut)
 

@@ -34,10 +34,9 @@ def spread(windows: Windows, residuals: Tensor, weight: Tensor, *, horizon: int,
         lags.append(day // windows.stride - hour // 2)
     clipped, known = size.clamp(max=20 * usual) * (weight > 0), (weight > 0).float()
     columns += [_past_misses(clipped, known, usual, lag, hour, windows.last) for lag in lags]
-    features = torch.stack(columns, dim=-1)
+    features = torch.stack(columns, dim=1)
     total = weight.sum(dim=1).clamp(min=1e-6)[:, None, None]
-    mean = (features[:, : windows.origins] * weight.unsqueeze(-1)).sum(dim=1, keepdim=True) / total
-    features = torch.cat([features[..., :1], (features - mean)[..., 1:]], dim=-1)
+    features[:, 1:] -= features[:, 1:, : windows.origins] @ weight.unsqueeze(-1) / total  # their means
     target = torch.log(size / usual + LEAST_SHARE) * (weight > 0)
     logarithm, _ = fit(features, target, weight, PENALTY * overlap)
     return logarithm.exp().clamp(NARROWEST, WIDEST) * usual

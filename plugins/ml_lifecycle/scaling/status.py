@@ -15,7 +15,7 @@ from ml_lifecycle.scaling.resource import Scaler, ScalerSpec
 if TYPE_CHECKING:
     from ml_lifecycle.scaling.forecast import Forecast
 
-NOISE = 0.1  # share by which a figure moves before it is written anew: thousands of scalers share one API server
+NOISE = 0.25  # share by which a figure moves before it is written anew: thousands of scalers share one API server
 
 _LIMITS = {
     Limit.NONE: "the wanted replicas are allowed",

@@ -75,7 +75,7 @@ def test_figures_that_hardly_moved_are_not_worth_writing() -> None:
     hardly = build_status(again(first), findings(again(first), load=31.0), NOW + timedelta(minutes=1))
     assert hardly != first
     assert not worth_writing(hardly, first)
-    assert worth_writing(build_status(again(first), findings(again(first), load=34.0), NOW), first)
+    assert worth_writing(build_status(again(first), findings(again(first), load=45.0), NOW), first)
     assert worth_writing(build_status(again(first), findings(again(first), load=None), NOW), first)
     assert worth_writing(build_status(again(first), Findings(rollout="r rolls out"), NOW), first)
 
