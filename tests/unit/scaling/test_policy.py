@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_lifecycle.scaling.forecast import Forecast
-from ml_lifecycle.scaling.policy import Cause, Limit, Observation, Period, plan
+from ml_lifecycle.scaling.policy import Cause, Limit, Observation, Period, plan, plans
 from ml_lifecycle.scaling.resource import ScalerSpec
 from tests.unit.scaling.scaler_objects import spec
 
@@ -67,6 +67,14 @@ def test_more_load_never_means_fewer_replicas(rules: ScalerSpec, seen: Observati
     low, high = sorted((one, other))
     fewer, more = (plan(rules, dataclasses.replace(seen, load=load), NOW).desired for load in (low, high))
     assert fewer <= more
+
+
+@given(st.lists(st.tuples(specs(), observations()), min_size=1, max_size=5), st.randoms(use_true_random=False))
+@settings(max_examples=50)
+def test_a_plan_depends_on_its_own_target_alone(batch: list[tuple[ScalerSpec, Observation]], random: st.DrawFn) -> None:
+    random.shuffle(batch)  # type: ignore[attr-defined]
+    together = plans([rules for rules, _ in batch], [seen for _, seen in batch], NOW)
+    assert together == [plan(rules, seen, NOW) for rules, seen in batch]
 
 
 @given(specs(), observations())
