@@ -26,6 +26,9 @@ in the log as a table.
 It leaves a service alone while a rollout holds its Lease or a canary is open, and where an HPA, a KEDA ScaledObject or
 a second MLScaler scales the same target. Missing, stale or NaN metrics never take a replica away.
 
+With `pictures` it draws each scaler's last day into a folder: what to look at before a scaler goes from `dryRun` to
+`auto`.
+
 `passes` and `interval_seconds` run several passes in one task, for services whose replicas start within seconds.
 """,
     schedule="* * * * *",
@@ -49,6 +52,12 @@ a second MLScaler scales the same target. Missing, stale or NaN metrics never ta
         "interval_seconds": Param(
             None, type=["null", "number"], minimum=1, maximum=60, description="time between two passes; 5 if not given"
         ),
+        "pictures": Param(
+            None,
+            type=["null", "string"],
+            pattern=r"^(s3|file)://.+",
+            description="folder for a picture of each scaler's last day: load, forecast, replicas; none if not given",
+        ),
     },
 ) as dag:
     ScaleReplicasOperator(
@@ -59,5 +68,7 @@ a second MLScaler scales the same target. Missing, stale or NaN metrics never ta
         dry_run="{{ params.dry_run or False }}",
         passes="{{ params.passes or 1 }}",
         interval_seconds="{{ params.interval_seconds or 5 }}",
+        pictures="{{ params.pictures or '' }}",
+        storage_conn_id=_CONNECTION.format("storage", "aws_default"),
         execution_timeout=timedelta(hours=1),
     )

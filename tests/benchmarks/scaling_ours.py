@@ -22,7 +22,7 @@ QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999
 SLO = 0.995  # a violation time of 0.5 %
 SLO_LANE = QUANTILES.index(SLO)
 HISTORY_MINUTES = 10_900  # a week, and what the same window last week needs
-TICKS_PER_BATCH = 200
+TICKS_PER_BATCH = 64
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,22 @@
-"""The decision of one pass alone: `python -m tests.benchmarks.scaling_tick [--scalers 100,1000,10000] [--json]`.
+"""One pass over so many MLScalers: `python -m tests.benchmarks.scaling_tick [--scalers 100,1000,10000] [--json]`.
 
-Forecast and policy for so many scalers, each with a week of one-minute history; time, peak memory and how they grow.
-Each size runs in a process of its own, so that its peak memory is its own.
+First the decision alone: forecast and policy, each scaler with a week of one-minute history. Then the whole tick
+against the stand-ins of Kubernetes and Prometheus (`scaling_cluster`), which run in a process of their own on the same
+cores: a first pass, in which every scaler is written, and a second one. Time, peak memory and how they grow; each size
+runs in a process of its own, so that its peak memory is its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plugins"))
@@ -20,12 +25,14 @@ import numpy as np
 
 MINUTES = 10_080
 NOW = 1_800_000_000.0
+THREADS = 2
 SPEC = {
     "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "measured"},
     "maxReplicas": 1000,
     "metric": {"query": "load"},
     "historySize": MINUTES,
     "capacityPerReplica": 50,
+    "leadTimeSeconds": 180,
 }
 
 
@@ -33,30 +40,84 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.scaling_tick", description=__doc__)
     parser.add_argument("--scalers", default="100,1000,10000", help="sizes, with commas between them")
+    parser.add_argument("--history", type=int, default=MINUTES, help="minutes that the whole tick reads of each scaler")
+    parser.add_argument("--decision-only", action="store_true", help="leave the whole tick out")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--alone", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--alone", choices=("decision", "tick"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    sizes = [int(size) for size in options.scalers.split(",")]
     if options.alone:
-        print(json.dumps(_measure(options.alone)))
+        measure: dict[str, Callable[[], dict[str, float]]] = {
+            "decision": lambda: _measure(sizes[0]),
+            "tick": lambda: _tick(sizes[0], options.history),
+        }
+        print(json.dumps(measure[options.alone]()))
         return
-    found = [_in_a_process(int(size)) for size in options.scalers.split(",")]
+    kinds = ("decision",) if options.decision_only else ("decision", "tick")
+    found = [
+        {"scalers": size, **{kind: _in_a_process(kind, size, options.history) for kind in kinds}} for size in sizes
+    ]
     if options.json:
         print(json.dumps(found, indent=1))
         return
-    print(
-        f"{'scalers':>8}  {'forecast':>9}  {'policy':>8}  {'a scaler':>9}  {'CPU':>8}  {'memory':>9}  of it histories"
-    )
+    print(f"{'scalers':>8}  {'decision':>9}  {'of it policy':>12}  {'CPU':>8}  {'memory':>8}  of it histories")
     for row in found:
+        one = row["decision"]
         print(
-            f"{row['scalers']:>8,}  {row['forecast_seconds']:>7.2f} s  {row['policy_seconds']:>6.2f} s"
-            f"  {1e3 * row['seconds_each']:>6.2f} ms  {row['cpu_seconds']:>6.2f} s"
-            f"  {row['peak_memory_mb']:>6.0f} MB  {row['histories_mb']:.0f} MB"
+            f"{row['scalers']:>8,}  {one['seconds']:>7.2f} s  {one['policy_seconds']:>10.2f} s"
+            f"  {one['cpu_seconds']:>6.2f} s  {one['peak_memory_mb']:>5.0f} MB  {one['histories_mb']:.0f} MB"
         )
+    if "tick" in kinds:
+        print(f"\n{'scalers':>8}  {'first tick':>10}  {'next tick':>9}  {'CPU':>8}  {'memory':>8}  samples read")
+    for row in found:
+        if one := row.get("tick"):
+            print(
+                f"{row['scalers']:>8,}  {one['first_seconds']:>8.2f} s  {one['next_seconds']:>7.2f} s"
+                f"  {one['cpu_seconds']:>6.2f} s  {one['peak_memory_mb']:>5.0f} MB  {one['samples']:,.0f}"
+            )
 
 
-def _in_a_process(scalers: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "tests.benchmarks.scaling_tick", "--alone", str(scalers)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def _in_a_process(kind: str, scalers: int, history: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "tests.benchmarks.scaling_tick", "--alone", kind, "--scalers", str(scalers)]
+    done = subprocess.run([*command, "--history", str(history)], check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
+
+
+def _tick(scalers: int, history: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "tests.benchmarks.scaling_cluster", str(scalers), str(history)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as cluster:
+        assert cluster.stdin is not None
+        assert cluster.stdout is not None
+        try:
+            where = json.loads(cluster.stdout.readline())
+            return {**asyncio.run(_passes(where)), "samples": scalers * history}
+        finally:
+            cluster.stdin.close()
+
+
+async def _passes(where: dict[str, str]) -> dict[str, float]:
+    from ml_lifecycle.kubernetes.client import KubernetesClient
+    from ml_lifecycle.prometheus.client import PrometheusClient
+    from ml_lifecycle.scaling.reconciler import PassOptions, reconcile
+
+    options, seconds = PassOptions(deadline_seconds=3600), []
+    async with (
+        KubernetesClient.from_kubeconfig(where["kubeconfig"]) as kubernetes,
+        PrometheusClient(where["prometheus"], timeout=300) as prometheus,
+    ):
+        for number in range(2):
+            cpu, begin = time.process_time(), time.perf_counter()
+            decisions = await reconcile(kubernetes, prometheus, datetime.fromtimestamp(NOW + 60 * number, UTC), options)
+            seconds.append(time.perf_counter() - begin)
+            failed = [decision.why for decision in decisions if decision.error]
+            if failed:
+                raise SystemExit(f"{len(failed)} scalers were not served; the first: {failed[0]}")
+    return {
+        "first_seconds": seconds[0],
+        "next_seconds": seconds[1],
+        "cpu_seconds": time.process_time() - cpu,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
 
 
 def _measure(scalers: int) -> dict[str, float]:
@@ -70,11 +131,11 @@ def _measure(scalers: int) -> dict[str, float]:
 
     def questions(count: int) -> list[Question]:
         horizon = spec.horizon_steps(60)
-        return [Question(row, spec.load_per_replica, horizon, spec.quantile, steps, 60.0, NOW) for row in loads[:count]]
+        return [Question(row, spec.load_per_replica, horizon, spec.covered, steps, 60.0, NOW) for row in loads[:count]]
 
     forecast(questions(10))  # what is loaded once is not the pass's time
     begin, cpu = time.perf_counter(), time.process_time()
-    answers = forecast(questions(scalers))
+    answers = forecast(questions(scalers), threads=THREADS)
     between = time.perf_counter()
     seen = [
         Observation(
@@ -85,10 +146,8 @@ def _measure(scalers: int) -> dict[str, float]:
     plans([spec] * scalers, seen, NOW)
     end = time.perf_counter()
     return {
-        "scalers": scalers,
-        "forecast_seconds": between - begin,
+        "seconds": end - begin,
         "policy_seconds": end - between,
-        "seconds_each": (end - begin) / scalers,
         "cpu_seconds": time.process_time() - cpu,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "histories_mb": loads.nbytes / 1e6,

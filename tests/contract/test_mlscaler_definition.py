@@ -40,6 +40,7 @@ async def test_defaults_are_filled_in_and_owned_by_nobody(client, namespace):
         ({"maxReplicas": 0}, "maxReplicas"),
         ({"capacityPerReplica": 0}, "capacityPerReplica"),
         ({"mode": "sometimes"}, "mode"),
+        ({"quantile": 0.9, "sloViolationPercent": 1}, "sloViolationPercent"),
         ({"metric": {}}, "query"),
         ({"metric": {"preset": "requests_per_second", "query": "up"}}, "query"),
     ],

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
+import time_machine
 import yaml
 from jinja2 import Template
 
 from local.kubernetes.stand_in import KubernetesStandIn
+from ml_lifecycle.kubernetes import leases
 from ml_lifecycle.kubernetes.client import KubernetesClient
 from ml_lifecycle.kubernetes.resource import INFERENCE_SERVICE, MLSCALER, REVISION
 from ml_lifecycle.resources import resource
 from ml_lifecycle.scaling.client import MIN_SCALE
 
 REVISION_NAME = "digits-predictor-00001"
+TICK_MINUTES = 15
+ROLLOUT, OUTAGE = (60, 75), (120, 135)  # minutes of the afternoon
 LABELS = {"k8s_namespace_name": "models", "kn_configuration_name": "digits-predictor"}
 
 
@@ -83,7 +90,7 @@ def on(cluster: KubernetesStandIn, work: Callable[[KubernetesClient], Awaitable[
     return asyncio.run(run())
 
 
-async def service(client: KubernetesClient) -> None:
+async def service(client: KubernetesClient, **changes: int) -> None:
     model = {"modelFormat": {"name": "onnx"}, "storageUri": "s3://bucket/model"}
     await client.create(
         {
@@ -104,15 +111,9 @@ async def service(client: KubernetesClient) -> None:
         }
     )
     template = Template(resource("k8s_templates/mlscaler.yaml").read_text())
+    usual = {"step_seconds": 1, "history_size": 40, "lead_time_seconds": 3, "stabilization_seconds": 10}
     text = template.render(
-        name="digits",
-        namespace="models",
-        capacity_per_replica=50,
-        step_seconds=1,
-        history_size=40,
-        lead_time_seconds=3,
-        stabilization_seconds=10,
-        mode="auto",
+        name="digits", namespace="models", capacity_per_replica=50, max_replicas=20, mode="auto", **(usual | changes)
     )
     await client.create(yaml.safe_load(text))
 
@@ -149,10 +150,15 @@ def test_several_passes_in_one_run_meet_a_ramp(
     assert len(prometheus.steps) == 5
 
 
-def test_dry_run_writes_nothing(cluster: KubernetesStandIn, prometheus: Prometheus, run_dag: Any, xcom: Any) -> None:
+def test_dry_run_writes_nothing_but_the_pictures(
+    cluster: KubernetesStandIn, prometheus: Prometheus, run_dag: Any, xcom: Any, tmp_path: Path
+) -> None:
     on(cluster, service)
     prometheus.load = lambda _: 120.0
-    run = run_dag("scale_replicas.py", "scale_replicas", {"dry_run": True, "namespace": "models"})
+    pictures = tmp_path / "pictures"
+    conf = {"dry_run": True, "namespace": "models", "pictures": pictures.as_uri()}
+    run = run_dag("scale_replicas.py", "scale_replicas", conf)
+    assert "models/digits: load, forecast and replicas" in (pictures / "models/digits.svg").read_text()
     assert run.state == "success"
     (decision,) = xcom(run, "scale_replicas")
     assert (decision["desired"], decision["written"]) == (3, False)
@@ -187,3 +193,46 @@ def test_the_dag_runs_one_at_a_time_and_does_not_catch_up(airflow_home: Path) ->
     bag = DagBag(dag_folder=Path(__file__).resolve().parents[2] / "dags/scale_replicas.py", bundle_name="dags-folder")
     dag = bag.dags["scale_replicas"]
     assert (dag.max_active_runs, dag.catchup) == (1, False)
+
+
+async def take_lease(client: KubernetesClient, now: datetime) -> None:
+    await leases.acquire(client, "models", "ml-lifecycle-digits", "run", 600, now)
+
+
+def test_an_afternoon_of_ticks(cluster: KubernetesStandIn, prometheus: Prometheus, run_dag: Any, xcom: Any) -> None:
+    """Every tick a run of the DAG, each of which knows only what Prometheus and the status say.
+
+    The load rises, falls and rises again; a rollout holds the Lease for a while, and Prometheus gives nothing for
+    another. Replicas carry the load at every other tick, are never taken away while nothing is known, and come back.
+    """
+    noon = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+    on(cluster, partial(service, step_seconds=60, lead_time_seconds=60, history_size=240, stabilization_seconds=300))
+
+    def load(at: float) -> float:
+        hours = (at - noon.timestamp()) / 3600
+        return 60.0 + (240.0 * math.sin(math.pi * hours / 3) ** 2 if 0 < hours < 6 else 0.0)
+
+    seen: list[tuple[int, dict[str, Any]]] = []
+    for minute in [*range(0, 360, TICK_MINUTES), 370, 380]:
+        now = noon + timedelta(minutes=minute)
+        rollout, outage = minute in ROLLOUT, minute in OUTAGE
+        prometheus.load = (lambda _: math.nan) if outage else load
+        with time_machine.travel(now, tick=True):
+            if rollout:
+                on(cluster, partial(take_lease, now=now))
+            run = run_dag("scale_replicas.py", "scale_replicas", {})
+            if rollout:
+                on(cluster, lambda client: leases.release(client, "models", "ml-lifecycle-digits", "run"))
+        decision = xcom(run, "scale_replicas")[0]
+        held = int(on(cluster, min_scale) or 1)
+        if rollout:
+            assert (decision["cause"], held) == ("RolloutInProgress", seen[-1][0])
+        elif outage:
+            assert (decision["cause"], held) == ("MetricsMissing", seen[-1][0])
+        else:
+            assert held * 50 >= load(now.timestamp()), f"too few at {now:%H:%M}: {decision}"
+        seen.append((held, decision))
+    replicas = [held for held, _ in seen]
+    assert max(replicas) <= 10
+    assert replicas[-1] == 2
+    assert any(decision["cause"] == "ForecastRises" for _, decision in seen)

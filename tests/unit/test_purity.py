@@ -20,6 +20,7 @@ DOES_IO = {
     "kserve/own_queries.py",  # asks Prometheus
     "kserve/queries.py",  # asks Prometheus
     "kserve/smoke_test.py",  # a KubernetesPodOperator
+    "scaling/measuring.py",  # asks Prometheus and Kubernetes
     "scaling/reconciler.py",  # reads load, patches targets
     "tracking/rollout_aliases.py",  # moves aliases in MLflow
     "tracking/run_cost.py",  # logs to MLflow

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import httpx
 
 from ml_lifecycle.prometheus.exceptions import PrometheusQueryError, PrometheusUnavailableError
+from ml_lifecycle.prometheus.matrix import Floats, read_matrix
 from ml_lifecycle.sharing import Shared
 
 MOST_AT_ONCE = 16
@@ -32,8 +34,8 @@ class Series:
     """One series over a range; `times` (Unix seconds) and `values` have the same length. NaN stays NaN."""
 
     labels: Mapping[str, str]
-    times: tuple[float, ...]
-    values: tuple[float, ...]
+    times: Floats
+    values: Floats
 
 
 class PrometheusClient:
@@ -62,11 +64,13 @@ class PrometheusClient:
     async def range(self, query: str, start: float, end: float, step: float) -> list[Series]:
         """Every series of `query` from `start` to `end` (Unix seconds) each `step` seconds."""
         window = {"start": f"{start:.3f}", "end": f"{end:.3f}", "step": f"{step:.3f}"}
-        data = await self._ask("query_range", {"query": query, **window})
+        data = await self._ask("query_range", {"query": query, **window}, partial(read_matrix, step=step))
         self._must_be("matrix", data, query)
-        return [_series(row) for row in data["result"]]
+        return [Series(row["metric"], *row["values"]) for row in data["result"]]
 
-    async def _ask(self, path: str, form: Mapping[str, str]) -> dict[str, Any]:
+    async def _ask(
+        self, path: str, form: Mapping[str, str], read: Callable[[bytes], Any] = json.loads
+    ) -> dict[str, Any]:
         try:
             async with self._places:
                 response = await self._http.post(f"{self.base_url}/api/v1/{path}", data=dict(form))
@@ -76,7 +80,7 @@ class PrometheusClient:
                 "check the connection's host and port"
             ) from error
         try:
-            answer = response.json()
+            answer = read(response.content)
         except ValueError as error:
             raise PrometheusUnavailableError(
                 f"{self.base_url} answered {response.status_code} without JSON: is it a Prometheus?"
@@ -94,11 +98,6 @@ class PrometheusClient:
     def _must_be(kind: str, data: Mapping[str, Any], query: str) -> None:
         if data["resultType"] != kind:
             raise PrometheusQueryError(f"{query!r} yields a {data['resultType']}, not a {kind}")
-
-
-def _series(row: Mapping[str, Any]) -> Series:
-    times = tuple(float(time) for time, _ in row["values"])
-    return Series(row["metric"], times, tuple(float(value) for _, value in row["values"]))
 
 
 _CLIENTS: Shared[PrometheusClient] = Shared()

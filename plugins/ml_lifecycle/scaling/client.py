@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ml_lifecycle.kubernetes.exceptions import NotFoundError
+from ml_lifecycle.kubernetes.exceptions import KubernetesError, NotFoundError
 from ml_lifecycle.kubernetes.leases import lease_name
 from ml_lifecycle.kubernetes.resource import (
     DEPLOYMENT,
@@ -14,12 +16,15 @@ from ml_lifecycle.kubernetes.resource import (
     INFERENCE_SERVICE,
     LEASE,
     MLSCALER,
+    POD,
     REVISION,
     SCALED_OBJECT,
     ResourceKind,
 )
-from ml_lifecycle.scaling.exceptions import TargetMissingError, TargetRefusedError
-from ml_lifecycle.scaling.resource import FINALIZER, INFERENCE_SERVICE_KIND, Scaler, ScalerSpec, parse_scaler
+from ml_lifecycle.scaling.exceptions import ScalingError, TargetMissingError, TargetRefusedError
+from ml_lifecycle.scaling.inference_services import deployment_name, live_revision, standard_mode
+from ml_lifecycle.scaling.resource import FINALIZER, INFERENCE_SERVICE_KIND, Scaler, parse_scaler
+from ml_lifecycle.scaling.status import worth_writing
 
 if TYPE_CHECKING:
     from ml_lifecycle.kubernetes.client import KubernetesClient
@@ -28,10 +33,11 @@ FIELD_MANAGER = "ml-lifecycle-scaler"
 MIN_SCALE = "autoscaling.knative.dev/min-scale"
 MAX_SCALE = "autoscaling.knative.dev/max-scale"
 AUTOSCALER_CLASS = "serving.kserve.io/autoscalerClass"
-DEPLOYMENT_MODE = "serving.kserve.io/deploymentMode"
+LISTED = 10  # targets of a kind from which they are listed, not read one by one
 
 Manifest = dict[str, Any]
 ObjectKey = tuple[str, str]  # namespace, name
+Kinds = tuple[ResourceKind, str]  # of one namespace
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Surroundings:
     leases: Mapping[ObjectKey, Manifest]
     autoscalers: Sequence[Manifest]
     scaled_objects: Sequence[Manifest]
+    targets: Mapping[Kinds, Mapping[str, Manifest]] = field(default_factory=dict)  # by name, where they were listed
 
 
 @dataclass(frozen=True)
@@ -54,9 +61,16 @@ class Target:
     replicas: int
     running: int | None  # what runs, where the object says so
     ceiling: int | None = None  # its own limit
+    pods: str = ""  # label selector of its pods; empty where it says none
+    new: bool = False  # a Revision that no scaler has written yet
 
     def __str__(self) -> str:
         return f"{self.kind.kind} {self.name}"
+
+    @property
+    def deployment(self) -> str:
+        """The Deployment whose pods do the work; Knative makes one for each Revision."""
+        return f"{self.name}-deployment" if self.kind is REVISION else self.name
 
 
 class ScalerClient:
@@ -82,18 +96,44 @@ class ScalerClient:
             scaled_objects=await self._list(SCALED_OBJECT),
         )
 
-    async def target(self, scaler: Scaler, spec: ScalerSpec, surroundings: Surroundings) -> Target:
+    async def list_targets(self, scalers: Iterable[Scaler], surroundings: Surroundings) -> Surroundings:
+        """With the targets of the kinds that many scalers have, by one list each; the others are read when asked."""
+        wanted: Counter[Kinds] = Counter()
+        for scaler in scalers:
+            try:
+                kind, _ = _address(scaler, surroundings)
+            except ScalingError:
+                continue  # `target` will say so
+            wanted[kind, scaler.namespace] += 1
+        listed = {}
+        for (kind, namespace), count in wanted.items():
+            if count >= LISTED:
+                with suppress(KubernetesError):  # `target` will say so
+                    found = await self._kubernetes.list(kind, namespace)
+                    listed[kind, namespace] = {item["metadata"]["name"]: item for item in found}
+        return replace(surroundings, targets=listed)
+
+    async def target(self, scaler: Scaler, surroundings: Surroundings) -> Target:
         """The target and its replicas; TargetMissingError, TargetRefusedError."""
-        reference = spec.target_ref
-        if reference.kind != INFERENCE_SERVICE_KIND:
-            return await self._scaled(reference.resource_kind, scaler.namespace, reference.name)
-        service = surroundings.inference_services.get((scaler.namespace, reference.name))
-        if service is None:
-            raise TargetMissingError(f"InferenceService {reference.name!r} does not exist in {scaler.namespace!r}")
-        if _standard_mode(service):
-            _must_be_external(service)
-            return await self._scaled(DEPLOYMENT, scaler.namespace, f"{reference.name}-predictor")
-        return await self._revision(scaler.namespace, service)
+        kind, name = _address(scaler, surroundings)
+        listed = surroundings.targets.get((kind, scaler.namespace))
+        found = await self._kubernetes.find(kind, name, scaler.namespace) if listed is None else listed.get(name)
+        if found is None:
+            raise TargetMissingError(f"{kind.kind} {name!r} does not exist in {scaler.namespace!r}")
+        if kind is REVISION and scaler.spec is not None:
+            service = surroundings.inference_services[scaler.namespace, scaler.spec.target_ref.name]
+            return _revision(scaler.namespace, found, service)
+        replicas = found.get("spec", {}).get("replicas", 1)
+        running = found.get("status", {}).get("replicas", 0)
+        labels = found.get("spec", {}).get("selector", {}).get("matchLabels") or {}
+        pods = ",".join(f"{label}={value}" for label, value in sorted(labels.items()))
+        return Target(kind, scaler.namespace, name, int(replicas), int(running or 0), pods=pods)
+
+    async def pods(self, target: Target) -> list[Manifest]:
+        """The target's pods; none where it does not say which they are."""
+        if not target.pods:
+            return []
+        return await self._kubernetes.list(POD, target.namespace, label_selector=target.pods)
 
     async def write_replicas(self, target: Target, replicas: int) -> None:
         """Asks the target for `replicas`; a Revision by its annotation, which makes no new revision."""
@@ -107,8 +147,8 @@ class ScalerClient:
         )
 
     async def write_status(self, scaler: Scaler, status: Mapping[str, Any]) -> bool:
-        """Writes the whole status if it differs from what is there; says whether it wrote."""
-        if status == scaler.status:
+        """Writes the whole status if it says anything new; says whether it wrote."""
+        if not worth_writing(status, scaler.status):
             return False
         gone = dict.fromkeys(scaler.status.keys() - status.keys())
         forecast, before = status.get("forecast"), scaler.status.get("forecast")
@@ -153,41 +193,43 @@ class ScalerClient:
         except NotFoundError:
             return []
 
-    async def _scaled(self, kind: ResourceKind, namespace: str, name: str) -> Target:
-        found = await self._kubernetes.find(kind, name, namespace)
-        if found is None:
-            raise TargetMissingError(f"{kind.kind} {name!r} does not exist in {namespace!r}")
-        replicas = found.get("spec", {}).get("replicas", 1)
-        running = found.get("status", {}).get("replicas", 0)
-        return Target(kind, namespace, name, int(replicas), int(running or 0))
 
-    async def _revision(self, namespace: str, service: Manifest) -> Target:
-        name = live_revision(service)
-        found = None if name is None else await self._kubernetes.find(REVISION, name, namespace)
-        if name is None or found is None:
-            raise TargetMissingError(f"InferenceService {service['metadata']['name']!r} has no live revision yet")
-        annotations = found["metadata"].get("annotations") or {}
-        predictor = service.get("spec", {}).get("predictor", {})
-        floor = int(annotations.get(MIN_SCALE) or predictor.get("minReplicas") or 1)
-        running = found.get("status", {}).get("actualReplicas")
-        ceiling = int(annotations.get(MAX_SCALE) or 0) or None  # 0 is no limit
-        return Target(REVISION, namespace, name, floor, running, ceiling)
-
-
-def live_revision(service: Manifest) -> str | None:
-    """The Revision that has all the traffic, or the last one that had; None before the first is ready."""
-    predictor = service.get("status", {}).get("components", {}).get("predictor", {})
-    for route in predictor.get("traffic") or []:
-        if route.get("percent") == 100 and route.get("revisionName"):
-            return str(route["revisionName"])
-    name = predictor.get("latestRolledoutRevision") or predictor.get("latestReadyRevision")
-    return str(name) if name else None
+def _address(scaler: Scaler, surroundings: Surroundings) -> tuple[ResourceKind, str]:
+    """Kind and name of the object that has the replicas; TargetMissingError, TargetRefusedError."""
+    if scaler.spec is None:
+        raise TargetMissingError(f"{scaler} names no target: {scaler.invalid}")
+    reference = scaler.spec.target_ref
+    if reference.kind != INFERENCE_SERVICE_KIND:
+        return reference.resource_kind, reference.name
+    service = surroundings.inference_services.get((scaler.namespace, reference.name))
+    if service is None:
+        raise TargetMissingError(f"InferenceService {reference.name!r} does not exist in {scaler.namespace!r}")
+    if standard_mode(service):
+        _must_be_external(service)
+        return DEPLOYMENT, deployment_name(service)
+    revision = live_revision(service)
+    if revision is None:
+        raise TargetMissingError(f"InferenceService {reference.name!r} has no live revision yet")
+    return REVISION, revision
 
 
-def _standard_mode(service: Manifest) -> bool:
-    annotations = service["metadata"].get("annotations") or {}
-    mode = service.get("status", {}).get("deploymentMode") or annotations.get(DEPLOYMENT_MODE) or "Knative"
-    return mode in {"RawDeployment", "Standard"}
+def _revision(namespace: str, revision: Manifest, service: Manifest) -> Target:
+    annotations = revision["metadata"].get("annotations") or {}
+    predictor = service.get("spec", {}).get("predictor", {})
+    floor = int(annotations.get(MIN_SCALE) or predictor.get("minReplicas") or 1)
+    running = revision.get("status", {}).get("actualReplicas")
+    ceiling = int(annotations.get(MAX_SCALE) or 0) or None  # 0 is no limit
+    name = revision["metadata"]["name"]
+    return Target(
+        REVISION,
+        namespace,
+        name,
+        floor,
+        running,
+        ceiling,
+        pods=f"serving.knative.dev/revision={name}",
+        new=MIN_SCALE not in annotations,
+    )
 
 
 def _must_be_external(service: Manifest) -> None:

@@ -8,52 +8,56 @@ from datetime import datetime
 from typing import Any
 
 from ml_lifecycle.kubernetes.leases import is_held, lease_name, parse_lease
+from ml_lifecycle.scaling.inference_services import deployment_name
 from ml_lifecycle.scaling.resource import INFERENCE_SERVICE_KIND, Scaler
 
 Address = tuple[str, str, str]  # namespace, kind, name
 Manifest = Mapping[str, Any]
 
 
-def addresses(namespace: str, kind: str, name: str) -> frozenset[Address]:
+def addresses(
+    namespace: str, kind: str, name: str, inference_services: Mapping[tuple[str, str], Manifest]
+) -> frozenset[Address]:
     """The objects by which a target's replicas can be set.
 
-    In Standard mode KServe makes the Deployment `<name>-predictor`: whoever scales that scales the InferenceService.
+    In Standard mode whoever scales the predictor's Deployment scales the InferenceService.
     """
-    if kind == INFERENCE_SERVICE_KIND:
-        return frozenset({(namespace, kind, name), (namespace, "Deployment", f"{name}-predictor")})
-    return frozenset({(namespace, kind, name)})
+    if kind != INFERENCE_SERVICE_KIND:
+        return frozenset({(namespace, kind, name)})
+    service = inference_services.get((namespace, name)) or {"metadata": {"name": name}}
+    return frozenset({(namespace, kind, name), (namespace, "Deployment", deployment_name(service))})
 
 
 def find_conflicts(
-    scalers: Iterable[Scaler], autoscalers: Iterable[Manifest], scaled_objects: Iterable[Manifest]
+    scalers: Iterable[Scaler],
+    autoscalers: Iterable[Manifest],
+    scaled_objects: Iterable[Manifest],
+    inference_services: Mapping[tuple[str, str], Manifest],
 ) -> dict[tuple[str, str], str]:
     """For each scaler that must leave its target alone (by its key): what else scales it.
 
     A scaler that writes nothing (dryRun, off) is in nobody's way.
     """
     owners: dict[Address, set[str]] = defaultdict(set)
-    writing = [scaler for scaler in scalers if scaler.spec is not None and scaler.spec.writes]
-    for scaler in writing:
-        for address in _targets(scaler):
-            owners[address].add(f"MLScaler {scaler.name}")
+    targets: dict[tuple[str, str], frozenset[Address]] = {}
+    for scaler in scalers:
+        if scaler.spec is not None and scaler.spec.writes:
+            reference = scaler.spec.target_ref
+            targets[scaler.key] = addresses(scaler.namespace, reference.kind, reference.name, inference_services)
+            for address in targets[scaler.key]:
+                owners[address].add(f"MLScaler {scaler.name}")
     for word, manifests in (("HorizontalPodAutoscaler", autoscalers), ("KEDA ScaledObject", scaled_objects)):
         for manifest in manifests:
             metadata, target = manifest["metadata"], manifest.get("spec", {}).get("scaleTargetRef", {})
-            for address in addresses(metadata["namespace"], target.get("kind", "Deployment"), target.get("name", "")):
+            kind, name = target.get("kind", "Deployment"), target.get("name", "")
+            for address in addresses(metadata["namespace"], kind, name, inference_services):
                 owners[address].add(f"{word} {metadata['name']}")
     found: dict[tuple[str, str], str] = {}
-    for scaler in writing:
-        others = set().union(*(owners[address] for address in _targets(scaler))) - {f"MLScaler {scaler.name}"}
+    for key, own in targets.items():
+        others = set().union(*(owners[address] for address in own)) - {f"MLScaler {key[1]}"}
         if others:
-            found[scaler.key] = f"{', '.join(sorted(others))} scales the same target: keep one of them"
+            found[key] = f"{', '.join(sorted(others))} scales the same target: keep one of them"
     return found
-
-
-def _targets(scaler: Scaler) -> frozenset[Address]:
-    if scaler.spec is None:
-        return frozenset()
-    reference = scaler.spec.target_ref
-    return addresses(scaler.namespace, reference.kind, reference.name)
 
 
 def rollout_in_progress(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 FRESH_STEPS = 2  # a newest sample older than this is stale
 
@@ -40,15 +39,15 @@ class History:
         return float(np.nanmax(recent)) if np.isfinite(recent).any() else None
 
 
-def on_grid(times: Iterable[float], values: Iterable[float], *, end: float, step: float, points: int) -> History:
+def on_grid(times: ArrayLike, values: ArrayLike, *, end: float, step: float, points: int) -> History:
     """The samples on the grid that ends at `end`.
 
     `times` in seconds; a sample falls on its nearest point, the last one wins. Infinite and negative values are no
     load: they become gaps, as does everything outside the grid.
     """
     loads = np.full(points, np.nan)
-    at = np.asarray(list(times), dtype=np.float64)
-    value = np.asarray(list(values), dtype=np.float64)
+    at = np.asarray(times, dtype=np.float64)
+    value = np.asarray(values, dtype=np.float64)
     column = points - 1 - np.rint((end - at) / step).astype(np.int64)
     keep = (column >= 0) & (column < points) & np.isfinite(value) & (value >= 0)
     loads[column[keep]] = value[keep]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
@@ -12,6 +13,7 @@ from ml_lifecycle.scaling.exceptions import ScalingFailedError
 
 if TYPE_CHECKING:
     from ml_lifecycle.scaling.decision import Decision
+    from ml_lifecycle.scaling.resource import Scaler
 
 SECONDS_BETWEEN_RUNS = 60
 
@@ -27,6 +29,9 @@ class ScaleReplicasOperator(BaseOperator):
     :param interval_seconds: time from one pass to the next.
     :param deadline_seconds: what a pass has not done by then is left to the next.
     :param concurrency: requests to Kubernetes and Prometheus at a time.
+    :param pictures: URI of a folder (`s3://…`, `file:///…`) for a picture of each scaler's last day, drawn after the
+        last pass: `<namespace>/<name>.svg`; empty: none.
+    :param storage_conn_id: connection of type aws, for pictures on s3.
     :return: the decisions of the last pass, and before them those by which any pass changed replicas.
     """
 
@@ -39,6 +44,8 @@ class ScaleReplicasOperator(BaseOperator):
         "interval_seconds",
         "deadline_seconds",
         "concurrency",
+        "pictures",
+        "storage_conn_id",
     )
     ui_color = "#dbe9d8"
 
@@ -53,6 +60,8 @@ class ScaleReplicasOperator(BaseOperator):
         interval_seconds: float | str = 5,
         deadline_seconds: float | str = 45,
         concurrency: int | str = 16,
+        pictures: str = "",
+        storage_conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -64,6 +73,8 @@ class ScaleReplicasOperator(BaseOperator):
         self.interval_seconds = interval_seconds
         self.deadline_seconds = deadline_seconds
         self.concurrency = concurrency
+        self.pictures = pictures
+        self.storage_conn_id = storage_conn_id
 
     def execute(self, context: Any) -> list[dict[str, Any]]:  # noqa: ARG002
         """Runs the passes; ScalingFailedError if the last one could serve no scaler at all."""
@@ -100,9 +111,22 @@ class ScaleReplicasOperator(BaseOperator):
                 changes += [decision for decision in decisions if decision.written]
                 # Passes keep to their beat, whatever each of them takes.
                 await asyncio.sleep(begin + number * interval - asyncio.get_running_loop().time())
+                if number == passes - 1 and self.pictures:
+                    options = replace(options, show=self._show)
                 decisions = await reconcile(kubernetes, prometheus, datetime.now(UTC), options)
                 self.log.info("Pass %d of %d:\n%s", number + 1, passes, table(decisions))
         return changes, decisions
+
+    def _show(self, scaler: Scaler, picture: str) -> None:
+        """Writes the picture; one that cannot be written fails no scaling."""
+        from ml_lifecycle.data_lake.client import DataLake
+        from ml_lifecycle.exceptions import LifecycleError
+
+        uri = f"{self.pictures.rstrip('/')}/{scaler}.svg"
+        try:
+            self.log.info("%s", DataLake(self.pictures, self.storage_conn_id).write_bytes(uri, picture.encode()))
+        except (LifecycleError, OSError) as error:
+            self.log.warning("%s could not be written: %s", uri, error)
 
 
 def _names(namespaces: Sequence[str] | str | None) -> list[str] | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ml_lifecycle.scaling.resource import RATE_WINDOW_STEPS, Scaler, ScalerSpec
 
-NAMES_PER_QUERY = 200  # keeps a query's text well below what proxies accept
+NAMES_PER_QUERY = 100  # keeps a query's text below what proxies accept, and its answer, a week of each, at 35 MB
 
 ScalerKey = tuple[str, str]
 Labels = tuple[str, ...]
@@ -65,12 +65,22 @@ def _requests_per_second(served: list[tuple[Scaler, ScalerSpec]], step: int) -> 
     for scaler, spec in served:
         labels = (scaler.namespace, f"{spec.target_ref.name}-predictor")
         members[labels] = (*members.get(labels, ()), scaler.key)
-    names = "|".join(sorted({name.replace(".", r"\\.") for _, name in members}))
-    namespaces = "|".join(sorted({namespace for namespace, _ in members}))
-    query = (
-        "sum by (k8s_namespace_name, kn_configuration_name) (rate(kn_serving_invocation_duration_seconds_count{"
-        f'k8s_namespace_name=~"{namespaces}", kn_configuration_name=~"{names}"'
-        f"}}[{RATE_WINDOW_STEPS * step}s]))"
-    )
+    query = _preset_query({namespace for namespace, _ in members}, {name for _, name in members}, step)
     points = max(spec.history_points for _, spec in served)
     return LoadQuery(query, step, points, ("k8s_namespace_name", "kn_configuration_name"), members)
+
+
+def load_query(scaler: Scaler, spec: ScalerSpec) -> str:
+    """The load of one scaler alone."""
+    if spec.metric.query is not None:
+        return spec.metric.query
+    return _preset_query({scaler.namespace}, {f"{spec.target_ref.name}-predictor"}, spec.step_seconds)
+
+
+def _preset_query(namespaces: Iterable[str], names: Iterable[str], step: int) -> str:
+    chosen = "|".join(sorted(name.replace(".", r"\\.") for name in names))
+    return (
+        "sum by (k8s_namespace_name, kn_configuration_name) (rate(kn_serving_invocation_duration_seconds_count{"
+        f'k8s_namespace_name=~"{"|".join(sorted(namespaces))}", kn_configuration_name=~"{chosen}"'
+        f"}}[{RATE_WINDOW_STEPS * step}s]))"
+    )

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -22,7 +23,10 @@ from ml_lifecycle.scaling.decision import Decision, decision_of
 from ml_lifecycle.scaling.exceptions import MetricError, TargetMissingError, TargetRefusedError
 from ml_lifecycle.scaling.forecast import Forecast, Question, forecast
 from ml_lifecycle.scaling.history import History, on_grid
-from ml_lifecycle.scaling.policy import Observation, plan
+from ml_lifecycle.scaling.measures import with_measures
+from ml_lifecycle.scaling.measuring import read_measures
+from ml_lifecycle.scaling.picture import draw, look_of, past_questions
+from ml_lifecycle.scaling.policy import Observation, Period, plans
 from ml_lifecycle.scaling.queries import LoadQuery, ScalerKey, load_queries
 from ml_lifecycle.scaling.resource import FINALIZER, INFERENCE_SERVICE_KIND, Scaler, ScalerSpec
 from ml_lifecycle.scaling.status import Findings, build_status, read_period, read_scaled_up_at
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
     from ml_lifecycle.prometheus.client import PrometheusClient
 
 logger = logging.getLogger(__name__)
+
+THREADS = len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class PassOptions:
     tick_seconds: float = 60.0  # time to the next pass
     deadline_seconds: float = 45.0
     concurrency: int = 16  # requests at a time
+    show: Callable[[Scaler, str], None] | None = None  # is given a picture (SVG) of each scaler that is forecast
 
 
 async def reconcile(
@@ -63,6 +70,7 @@ class _Pass:
         self._options = options
         self._gate = asyncio.Semaphore(options.concurrency)
         self._surroundings = Surroundings({}, {}, (), ())
+        self._questions: dict[ScalerKey, Question] = {}
 
     async def run(self) -> list[Decision]:
         """Reads, decides, writes."""
@@ -74,11 +82,27 @@ class _Pass:
                 return []
             self._surroundings = await self._client.surroundings()
             findings, targets = await self._decide(scalers)
-        return await self._carry_out(scalers, findings, targets, end - clock())
+        decisions = await self._carry_out(scalers, findings, targets, end - clock())
+        if self._options.show is not None:
+            await asyncio.to_thread(self._draw, scalers, decisions, self._options.show)
+        return decisions
+
+    def _draw(
+        self, scalers: Sequence[Scaler], decisions: Sequence[Decision], show: Callable[[Scaler, str], None]
+    ) -> None:
+        """Last, so that no scaler waits for it."""
+        for scaler, decision in zip(scalers, decisions, strict=True):
+            if question := self._questions.get(scaler.key):
+                asked = past_questions(question)
+                found = forecast(asked, threads=THREADS)
+                looks = [look_of(*pair) for pair in zip(asked, found, strict=True)]
+                show(scaler, draw(str(scaler), question, looks, decision.why))
 
     async def _decide(self, scalers: Sequence[Scaler]) -> tuple[dict[ScalerKey, Findings], dict[ScalerKey, Target]]:
         surroundings = self._surroundings
-        conflicts = find_conflicts(scalers, surroundings.autoscalers, surroundings.scaled_objects)
+        conflicts = find_conflicts(
+            scalers, surroundings.autoscalers, surroundings.scaled_objects, surroundings.inference_services
+        )
         findings: dict[ScalerKey, Findings] = {}
         for scaler in scalers:
             found = Findings(
@@ -86,13 +110,13 @@ class _Pass:
             )
             findings[scaler.key] = found
         free = [scaler for scaler in scalers if findings[scaler.key] == Findings() and not scaler.deleting]
+        self._surroundings = await self._client.list_targets(free, surroundings)
         targets = await self._targets(free, findings)
-        served = [scaler for scaler in free if scaler.key in targets]
+        served, unmeasured = await self._measured([scaler for scaler in free if scaler.key in targets], targets)
+        findings |= {key: Findings(error=error, error_reason="CapacityUnknown") for key, error in unmeasured.items()}
         histories, errors = await self._histories(served)
         forecasts = await self._forecasts(served, histories)
-        for scaler in served:
-            found = self._plan(scaler, targets[scaler.key], histories.get(scaler.key), forecasts.get(scaler.key))
-            findings[scaler.key] = dataclasses.replace(found, metric_error=errors.get(scaler.key, ""))
+        findings |= self._plans(served, targets, histories, forecasts, errors)
         return findings, targets
 
     def _rollout(self, scaler: Scaler) -> str | None:
@@ -110,11 +134,9 @@ class _Pass:
         targets: dict[ScalerKey, Target] = {}
 
         async def read(scaler: Scaler) -> None:
-            if scaler.spec is None:
-                return
             try:
                 async with self._gate:
-                    targets[scaler.key] = await self._client.target(scaler, scaler.spec, self._surroundings)
+                    targets[scaler.key] = await self._client.target(scaler, self._surroundings)
             except TargetRefusedError as error:
                 findings[scaler.key] = Findings(conflict=str(error))
             except LifecycleError as error:
@@ -126,6 +148,26 @@ class _Pass:
 
         await asyncio.gather(*(read(scaler) for scaler in scalers))
         return targets
+
+    async def _measured(
+        self, scalers: Sequence[Scaler], targets: Mapping[ScalerKey, Target]
+    ) -> tuple[list[Scaler], dict[ScalerKey, str]]:
+        """The scalers with what their specs leave to be measured, and why others have no capacity."""
+        known: dict[ScalerKey, Scaler] = {}
+        errors: dict[ScalerKey, str] = {}
+
+        async def measure(scaler: Scaler) -> None:
+            try:
+                async with self._gate:
+                    measures = await read_measures(
+                        scaler, targets[scaler.key], self._client, self._prometheus, self._now
+                    )
+                known[scaler.key] = with_measures(scaler, measures)
+            except LifecycleError as error:
+                errors[scaler.key] = str(error)
+
+        await asyncio.gather(*(measure(scaler) for scaler in scalers))
+        return [known[scaler.key] for scaler in scalers if scaler.key in known], errors
 
     async def _histories(self, scalers: Sequence[Scaler]) -> tuple[dict[ScalerKey, History], dict[ScalerKey, str]]:
         """The loads of all scalers, and what went wrong for the others."""
@@ -161,36 +203,41 @@ class _Pass:
     async def _forecasts(
         self, scalers: Sequence[Scaler], histories: Mapping[ScalerKey, History]
     ) -> dict[ScalerKey, Forecast]:
-        keys, questions = [], []
-        for scaler in scalers:
-            if scaler.spec is not None and scaler.spec.mode in {"auto", "dryRun"} and scaler.key in histories:
-                keys.append(scaler.key)
-                questions.append(_question(scaler.spec, histories[scaler.key], self._options.tick_seconds, self._now))
-        if not questions:
-            return {}
-        return dict(zip(keys, await asyncio.to_thread(forecast, questions), strict=True))
+        self._questions = {
+            scaler.key: _question(scaler.spec, histories[scaler.key], self._options.tick_seconds, self._now)
+            for scaler in scalers
+            if scaler.spec is not None and scaler.spec.mode in {"auto", "dryRun"} and scaler.key in histories
+        }
+        answers = await asyncio.to_thread(forecast, list(self._questions.values()), threads=THREADS)
+        return dict(zip(self._questions, answers, strict=True))
 
-    def _plan(self, scaler: Scaler, target: Target, history: History | None, predicted: Forecast | None) -> Findings:
-        if scaler.spec is None:
-            return Findings(invalid=scaler.invalid)
-        spec, steps = scaler.spec, scaler.spec.stabilization_steps
-        observed = Observation(
-            replicas=target.replicas,
-            load=history.load if history else None,
-            recent_load=history.highest(steps) if history else None,
-            coverage=history.coverage(steps) if history else 0.0,
-            forecast=predicted,
-            period=read_period(scaler.status),
-            ceiling=target.ceiling,
-            scaled_up_at=read_scaled_up_at(scaler.status),
-        )
-        return Findings(
-            plan=plan(spec, observed, self._now.timestamp()),
-            load=observed.load,
-            forecast=predicted,
-            observed_replicas=target.running,
-            horizon_seconds=spec.horizon_steps(self._options.tick_seconds) * spec.step_seconds,
-        )
+    def _plans(
+        self,
+        scalers: Sequence[Scaler],
+        targets: Mapping[ScalerKey, Target],
+        histories: Mapping[ScalerKey, History],
+        forecasts: Mapping[ScalerKey, Forecast],
+        errors: Mapping[ScalerKey, str],
+    ) -> dict[ScalerKey, Findings]:
+        """All plans of the pass in one call."""
+        named = {scaler.key: (scaler, scaler.spec) for scaler in scalers if scaler.spec is not None}
+        seen = {
+            key: _observation(scaler, spec, targets[key], histories.get(key), forecasts.get(key), self._now)
+            for key, (scaler, spec) in named.items()
+        }
+        made = plans([spec for _, spec in named.values()], list(seen.values()), self._now.timestamp())
+        return {
+            key: Findings(
+                plan=one,
+                load=seen[key].load,
+                forecast=forecasts.get(key),
+                observed_replicas=targets[key].running,
+                horizon_seconds=spec.horizon_steps(self._options.tick_seconds) * spec.step_seconds,
+                metric_error=errors.get(key, ""),
+                spec=spec,
+            )
+            for (key, (_, spec)), one in zip(named.items(), made, strict=True)
+        }
 
     async def _carry_out(
         self,
@@ -270,7 +317,7 @@ class _Pass:
                 )
                 return found
             try:
-                target = await self._client.target(scaler, spec, self._surroundings)
+                target = await self._client.target(scaler, self._surroundings)
                 if target.replicas != spec.min_replicas:
                     await self._client.write_replicas(target, spec.min_replicas)
             except (TargetMissingError, TargetRefusedError) as error:
@@ -284,8 +331,37 @@ def _question(spec: ScalerSpec, history: History, tick_seconds: float, now: date
         loads=history.loads,
         scale=spec.load_per_replica,
         horizon=spec.horizon_steps(tick_seconds),
-        quantile=spec.quantile,
+        quantile=spec.covered,
         lookback=spec.stabilization_steps,
         step_seconds=spec.step_seconds,
         at=now.timestamp(),
     )
+
+
+def _observation(
+    scaler: Scaler,
+    spec: ScalerSpec,
+    target: Target,
+    history: History | None,
+    predicted: Forecast | None,
+    now: datetime,
+) -> Observation:
+    steps = spec.stabilization_steps
+    return Observation(
+        replicas=target.replicas,
+        load=history.load if history else None,
+        recent_load=history.highest(steps) if history else None,
+        coverage=history.coverage(steps) if history else 0.0,
+        forecast=predicted,
+        period=_handed_over(scaler, target, now) or read_period(scaler.status),
+        ceiling=target.ceiling,
+        scaled_up_at=read_scaled_up_at(scaler.status),
+    )
+
+
+def _handed_over(scaler: Scaler, target: Target, now: datetime) -> Period | None:
+    """After a rollout the pace counts from the replicas that the Revision before had: the load did not begin anew."""
+    before = int(scaler.status.get("desiredReplicas") or 0)
+    if not target.new or before <= target.replicas:
+        return None
+    return Period(up=True, start=now.timestamp(), replicas=before)

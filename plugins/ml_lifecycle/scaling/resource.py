@@ -20,6 +20,8 @@ from ml_lifecycle.scaling.exceptions import InvalidScalerError
 
 FINALIZER = "ml-lifecycle.io/return-replicas"
 INFERENCE_SERVICE_KIND = "InferenceService"
+USUAL_QUANTILE = 0.95
+USUAL_LEAD_SECONDS = 180  # until a replica has been seen to start
 RATE_WINDOW_STEPS = 4  # of the preset's rate(); so its value is half of that old
 
 Mode = Literal["auto", "dryRun", "reactiveOnly", "off"]
@@ -98,14 +100,15 @@ class ScalerSpec(_Part):
     min_replicas: int = Field(default=1, ge=1, le=100_000)
     max_replicas: int = Field(ge=1, le=100_000)
     metric: Metric
-    history_size: int = Field(default=1440, ge=12, le=10_900)
+    history_size: int = Field(default=10_080, ge=12, le=10_900)
     step_seconds: int = Field(default=60, ge=1, le=3600)
-    capacity_per_replica: float = Field(gt=0)
+    capacity_per_replica: float | None = Field(default=None, gt=0)  # None: measured
     target_utilization: float = Field(default=0.8, gt=0, le=1)
-    quantile: float = Field(default=0.95, ge=0.5, le=0.999)
-    lead_time_seconds: int = Field(default=180, ge=0, le=7200)
+    quantile: float | None = Field(default=None, ge=0.5, le=0.999)
+    slo_violation_percent: float | None = Field(default=None, ge=0.1, le=50)
+    lead_time_seconds: int | None = Field(default=None, ge=0, le=7200)  # None: measured
     behavior: Behavior = Behavior()
-    tolerance: float = Field(default=0.1, ge=0, lt=1)
+    tolerance: float = Field(default=0.15, ge=0, lt=1)
     mode: Mode = "auto"
     deletion_policy: DeletionPolicy = "ReturnToMin"
 
@@ -118,12 +121,33 @@ class ScalerSpec(_Part):
                 f"metric.preset {self.metric.preset!r} reads the requests of an InferenceService, and targetRef is a "
                 f"{self.target_ref.kind}: give metric.query"
             )
+        if self.quantile is not None and self.slo_violation_percent is not None:
+            raise ValueError(
+                f"quantile {self.quantile} and sloViolationPercent {self.slo_violation_percent} say the same: give one"
+            )
         return self
 
     @property
     def load_per_replica(self) -> float:
-        """The load that one replica is given to carry."""
-        return self.capacity_per_replica * self.target_utilization
+        """The load that one replica is given to carry; NaN while its capacity is not measured."""
+        return (self.capacity_per_replica or math.nan) * self.target_utilization
+
+    @property
+    def covered(self) -> float:
+        """The quantile of the load's peaks that replicas shall carry: as given, or what the SLO leaves."""
+        if self.slo_violation_percent is not None:
+            return 1 - self.slo_violation_percent / 100
+        return USUAL_QUANTILE if self.quantile is None else self.quantile
+
+    @property
+    def lead_time(self) -> int:
+        """Seconds from the decision to a ready replica."""
+        return USUAL_LEAD_SECONDS if self.lead_time_seconds is None else self.lead_time_seconds
+
+    @property
+    def measures(self) -> bool:
+        """Whether anything is to be measured."""
+        return self.capacity_per_replica is None or self.lead_time_seconds is None
 
     @property
     def stabilization_steps(self) -> int:
@@ -138,9 +162,7 @@ class ScalerSpec(_Part):
     def horizon_steps(self, tick_seconds: float) -> int:
         """Steps to look ahead: the lead time, the time to the next pass, and the age of what the metric says."""
         lag = RATE_WINDOW_STEPS / 2 * self.step_seconds if self.metric.preset else 0.0
-        return max(
-            1, math.ceil((self.lead_time_seconds + max(tick_seconds, self.step_seconds) + lag) / self.step_seconds)
-        )
+        return max(1, math.ceil((self.lead_time + max(tick_seconds, self.step_seconds) + lag) / self.step_seconds))
 
     @property
     def writes(self) -> bool:

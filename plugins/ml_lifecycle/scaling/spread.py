@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from ml_lifecycle.scaling.quantiles import median_size
 from ml_lifecycle.scaling.ridge import fit
-from ml_lifecycle.scaling.windows import Windows
+from ml_lifecycle.scaling.windows import Windows, running_sum
 
 SPANS = (8, 32, 256)  # steps over which the recent roughness is taken
 LEAST_SHARE = 0.1  # of the median miss; keeps the logarithm of a perfect forecast finite
@@ -34,10 +34,9 @@ def spread(windows: Windows, residuals: Tensor, weight: Tensor, *, horizon: int,
         lags.append(day // windows.stride - hour // 2)
     clipped, known = size.clamp(max=20 * usual) * (weight > 0), (weight > 0).float()
     columns += [_past_misses(clipped, known, usual, lag, hour, windows.last) for lag in lags]
-    features = torch.stack(columns, dim=-1)
+    features = torch.stack(columns, dim=1)
     total = weight.sum(dim=1).clamp(min=1e-6)[:, None, None]
-    mean = (features[:, : windows.origins] * weight.unsqueeze(-1)).sum(dim=1, keepdim=True) / total
-    features = torch.cat([features[..., :1], (features - mean)[..., 1:]], dim=-1)
+    features[:, 1:] -= features[:, 1:, : windows.origins] @ weight.unsqueeze(-1) / total  # their means
     target = torch.log(size / usual + LEAST_SHARE) * (weight > 0)
     logarithm, _ = fit(features, target, weight, PENALTY * overlap)
     return logarithm.exp().clamp(NARROWEST, WIDEST) * usual
@@ -45,7 +44,7 @@ def spread(windows: Windows, residuals: Tensor, weight: Tensor, *, horizon: int,
 
 def _roughness(windows: Windows) -> list[Tensor]:
     steps = (windows.level[:, 1:] - windows.level[:, :-1]).abs()
-    running = pad(steps.cumsum(dim=1), (2, 0))
+    running = running_sum(pad(steps, (1, 0)))
     usual = 0.2 * running[:, -1:] / max(1, windows.time - 1) + 1e-3
     columns = [torch.log(windows.mean_of(running, span) + usual) for span in SPANS if span * 2 <= windows.time]
     slope = (windows.mean(1) - windows.mean(16)).abs()

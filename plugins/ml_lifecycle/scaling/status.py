@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from ml_lifecycle.scaling.measures import is_due
 from ml_lifecycle.scaling.policy import Cause, Limit, Period, Plan
-from ml_lifecycle.scaling.resource import Scaler
+from ml_lifecycle.scaling.resource import Scaler, ScalerSpec
 
 if TYPE_CHECKING:
     from ml_lifecycle.scaling.forecast import Forecast
+
+NOISE = 0.25  # share by which a figure moves before it is written anew: thousands of scalers share one API server
 
 _LIMITS = {
     Limit.NONE: "the wanted replicas are allowed",
@@ -43,6 +46,7 @@ class Findings:
     observed_replicas: int | None = None  # what runs, where the target says so
     horizon_seconds: float | None = None
     written: bool = False  # the plan was carried out
+    spec: ScalerSpec | None = None  # with what was measured
     invalid: str = ""
     conflict: str = ""
     rollout: str = ""
@@ -98,12 +102,46 @@ def build_status(scaler: Scaler, found: Findings, now: datetime) -> dict[str, An
         if found.horizon_seconds is not None:
             status["forecast"]["horizonSeconds"] = round(found.horizon_seconds)
     if spec is not None:
-        status["capacityPerReplica"] = spec.capacity_per_replica
-        status["leadTimeSeconds"] = spec.lead_time_seconds
+        status |= _measures(scaler, found, spec, now)
     before = {item["type"]: item for item in scaler.status.get("conditions", [])}
     conditions = [*_ready(scaler, found), *_details(scaler, found)]
     status["conditions"] = [_written(item, before.get(item.type), scaler.generation, now) for item in conditions]
     return status
+
+
+def _measures(scaler: Scaler, found: Findings, spec: ScalerSpec, now: datetime) -> dict[str, Any]:
+    """Capacity and lead time as they were used: given, just measured, or measured before."""
+    used = found.spec or spec
+    before = {key: scaler.status[key] for key in ("capacityPerReplica", "leadTimeSeconds") if key in scaler.status}
+    written = dict(before) if found.spec is None and spec.measures else {}
+    if used.capacity_per_replica is not None:
+        written["capacityPerReplica"] = _round(used.capacity_per_replica)
+    if used.lead_time_seconds is not None:
+        written["leadTimeSeconds"] = used.lead_time_seconds
+    if spec.measures:
+        again = found.spec is not None and is_due(scaler.status, now)
+        measured = _time(now) if again else scaler.status.get("measuredTime")
+        written |= {"measuredTime": measured} if measured else {}
+    return written
+
+
+def worth_writing(status: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether the status says anything new: figures that moved by less than NOISE, and sentences about them, do not."""
+
+    def gist(one: Mapping[str, Any]) -> Any:
+        figures = {"load", "forecast", "conditions"}
+        conditions = [(item["type"], item["status"], item["reason"]) for item in one.get("conditions") or ()]
+        return {key: value for key, value in one.items() if key not in figures}, conditions
+
+    def figures(one: Mapping[str, Any]) -> dict[str, float]:
+        forecast = one.get("forecast") or {}
+        found = {"load": one.get("load"), **{key: forecast.get(key) for key in ("expected", "peak")}}
+        return {key: value for key, value in found.items() if value is not None}
+
+    now, then = figures(status), figures(before)
+    if gist(status) != gist(before) or now.keys() != then.keys():
+        return True
+    return any(not math.isclose(now[key], then[key], rel_tol=NOISE, abs_tol=1e-9) for key in now)
 
 
 def _ready(scaler: Scaler, found: Findings) -> list[Condition]:

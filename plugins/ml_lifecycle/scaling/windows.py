@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,6 +24,13 @@ def stride_of(time: int) -> int:
     while math.gcd(stride, 60) > 1:
         stride -= 1
     return stride
+
+
+def running_sum(values: Tensor) -> Tensor:
+    """[series, time + 1], from 0; added up in double precision, as cumsum does."""
+    running = values.new_zeros(values.shape[0], values.shape[1] + 1)
+    torch.cumsum(values, dim=1, out=running[:, 1:])
+    return running
 
 
 @dataclass(frozen=True)
@@ -43,11 +51,12 @@ class Windows:
     def of(cls, loads: Tensor, scale: Tensor, stride: int, phase: int, last: int) -> Windows:
         """`loads` [series, time] with NaN in gaps, `scale` [series, 1] the load of one replica."""
         raw = torch.log(loads / scale + OFFSET)
-        present = raw.isfinite()
         time = loads.shape[1]
-        first = present.to(torch.uint8).argmax(dim=1, keepdim=True)
-        level = raw
-        if not bool(present.all()):
+        level, present = raw, raw.isfinite()
+        whole = bool(present.all())
+        first = torch.zeros_like(scale, dtype=torch.long)
+        if not whole:
+            first = present.to(torch.uint8).argmax(dim=1, keepdim=True)
             steps = torch.arange(time, device=loads.device)
             before = torch.where(present, steps, 0).cummax(dim=1).values
             level = raw.gather(1, torch.maximum(before, first)).nan_to_num(0.0)
@@ -55,8 +64,8 @@ class Windows:
         level = level - center
         return cls(
             level=level,
-            seen=torch.where(present, raw - center, -torch.inf),
-            running=pad(level.cumsum(dim=1, dtype=torch.float64), (1, 0)).float(),
+            seen=level if whole else torch.where(present, level, -torch.inf),
+            running=running_sum(level),
             center=center,
             first=first,
             fresh=present[:, -1 - CARRIED_GAP :].any(dim=1),
@@ -70,12 +79,12 @@ class Windows:
         """Steps."""
         return self.level.shape[1]
 
-    @property
+    @cached_property
     def origins(self) -> int:
         """Origins on the grid."""
         return max(1, (self.time - self.phase) // self.stride)
 
-    @property
+    @cached_property
     def at(self) -> Tensor:
         """[point] steps of the origins and then of the last steps."""
         now = self.time - 1

@@ -49,8 +49,8 @@ async def test_range_gives_times_and_values():
     rows = [{"metric": {"a": "1"}, "values": [[1, "2"], [2, "+Inf"]]}]
     async with serving(200, success("matrix", rows)) as client:
         (series,) = await client.range("up", 1, 2, 1)
-    assert series.times == (1.0, 2.0)
-    assert series.values == (2.0, math.inf)
+    assert series.times.tolist() == [1.0, 2.0]
+    assert series.values.tolist() == [2.0, math.inf]
 
 
 async def test_a_refused_query_says_which():

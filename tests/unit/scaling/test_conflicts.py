@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 
-from ml_lifecycle.scaling.conflicts import find_conflicts, rollout_in_progress
+from ml_lifecycle.scaling import conflicts
+from ml_lifecycle.scaling.conflicts import rollout_in_progress
 from tests.unit.scaling.scaler_objects import inference_service_target, scaler
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+find_conflicts = partial(conflicts.find_conflicts, inference_services={})
 RPS = {"preset": "requests_per_second"}
 
 
@@ -54,6 +57,14 @@ def test_the_deployment_behind_an_inference_service_is_the_same_target() -> None
     deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "digits-predictor"}
     assert len(find_conflicts([service, scaler("b", targetRef=deployment)], [], [])) == 2
     assert find_conflicts([service], [autoscaler("Deployment", "digits-predictor")], [])
+
+
+def test_a_predictor_that_was_a_canary_has_a_deployment_of_its_own_name() -> None:
+    service = scaler("a", targetRef=inference_service_target("digits"), metric=RPS)
+    live = {("models", "digits"): {"metadata": {"name": "digits"}, "spec": {"predictor": {"name": "v2"}}}}
+    mine, other = autoscaler("Deployment", "digits-v2-predictor"), autoscaler("Deployment", "digits-predictor")
+    assert find_conflicts([service], [mine], [], inference_services=live)
+    assert find_conflicts([service], [other], [], inference_services=live) == {}
 
 
 def lease(age: float, holder: str = "roll_out_model/run") -> dict[str, Any]:

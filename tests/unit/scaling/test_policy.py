@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_lifecycle.scaling.forecast import Forecast
-from ml_lifecycle.scaling.policy import Cause, Limit, Observation, Period, plan
+from ml_lifecycle.scaling.policy import Cause, Limit, Observation, Period, plan, plans
 from ml_lifecycle.scaling.resource import ScalerSpec
 from tests.unit.scaling.scaler_objects import spec
 
@@ -69,6 +69,14 @@ def test_more_load_never_means_fewer_replicas(rules: ScalerSpec, seen: Observati
     assert fewer <= more
 
 
+@given(st.lists(st.tuples(specs(), observations()), min_size=1, max_size=5), st.randoms(use_true_random=False))
+@settings(max_examples=50)
+def test_a_plan_depends_on_its_own_target_alone(batch: list[tuple[ScalerSpec, Observation]], random: st.DrawFn) -> None:
+    random.shuffle(batch)  # type: ignore[attr-defined]
+    together = plans([rules for rules, _ in batch], [seen for _, seen in batch], NOW)
+    assert together == [plan(rules, seen, NOW) for rules, seen in batch]
+
+
 @given(specs(), observations())
 def test_a_plan_says_why(rules: ScalerSpec, seen: Observation) -> None:
     decided = plan(rules, seen, NOW)
@@ -106,8 +114,15 @@ def test_the_load_is_the_floor_of_the_need() -> None:
 def test_tolerance_slows_scaling_down_and_never_up() -> None:
     assert plan(spec(), observed(replicas=2, load=79), NOW).cause is Cause.STEADY
     assert plan(spec(), observed(replicas=2, load=81), NOW).desired == 3
-    assert plan(spec(maxReplicas=30), observed(replicas=20, load=725), NOW).cause is Cause.STEADY
-    assert plan(spec(maxReplicas=30), observed(replicas=20, load=715), NOW).desired == 18
+    assert plan(spec(maxReplicas=30), observed(replicas=20, load=685), NOW).cause is Cause.STEADY
+    assert plan(spec(maxReplicas=30), observed(replicas=20, load=675), NOW).desired == 17
+
+
+def test_a_high_need_a_while_ago_counts_with_the_same_tolerance() -> None:
+    """Else replicas would go down one by one behind a load that falls slowly."""
+    seen = observed(replicas=20, load=500, recent_load=685)
+    assert plan(spec(maxReplicas=30), seen, NOW).cause is Cause.STABILIZING
+    assert plan(spec(maxReplicas=30), dataclasses.replace(seen, recent_load=675), NOW).desired == 17
 
 
 def test_the_surge_is_limited_for_a_whole_period() -> None:

@@ -20,11 +20,12 @@ from ml_lifecycle.kubernetes.resource import (
     HORIZONTAL_POD_AUTOSCALER,
     INFERENCE_SERVICE,
     MLSCALER,
+    POD,
     REVISION,
 )
-from ml_lifecycle.prometheus.client import Series
+from ml_lifecycle.prometheus.client import Sample, Series
 from ml_lifecycle.prometheus.exceptions import PrometheusUnavailableError
-from ml_lifecycle.scaling.client import MIN_SCALE, ScalerClient, Target
+from ml_lifecycle.scaling.client import LISTED, MIN_SCALE, ScalerClient, Target
 from ml_lifecycle.scaling.decision import Decision
 from ml_lifecycle.scaling.reconciler import PassOptions, reconcile
 from ml_lifecycle.scaling.resource import FINALIZER
@@ -44,6 +45,13 @@ class Prometheus:
         self.labels: list[dict[str, str]] = [{}]
         self.down = False
         self.queries: list[str] = []
+        self.capacity: float | None = None
+
+    async def instant(self, query: str, at: float) -> list[Sample]:
+        self.queries.append(query)
+        if self.down:
+            raise PrometheusUnavailableError("Prometheus at http://nowhere does not answer")
+        return [] if self.capacity is None else [Sample({}, self.capacity, at)]
 
     async def range(self, query: str, start: float, end: float, step: float) -> list[Series]:
         self.queries.append(query)
@@ -81,6 +89,7 @@ class World:
 
     async def scaler(self, name: str = "web", **changes: Any) -> None:
         body = manifest(name, **changes)
+        body["spec"] = {key: value for key, value in body["spec"].items() if value is not None}
         del body["status"]
         await self.kubernetes.create(body)
 
@@ -144,7 +153,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesSta
 async def world(stand_in: KubernetesStandIn, tmp_path: Path) -> AsyncIterator[World]:
     async with KubernetesClient.from_kubeconfig(stand_in.kubeconfig) as client:
         yield World(client)
-        for kind in (MLSCALER, HORIZONTAL_POD_AUTOSCALER, DEPLOYMENT, REVISION, INFERENCE_SERVICE, leases.LEASE):
+        for kind in (MLSCALER, HORIZONTAL_POD_AUTOSCALER, DEPLOYMENT, POD, REVISION, INFERENCE_SERVICE, leases.LEASE):
             for item in await client.list(kind, "models"):
                 if item["metadata"].get("finalizers"):
                     await client.merge_patch(
@@ -327,6 +336,24 @@ async def test_knative_is_scaled_by_the_revisions_annotation(world: World) -> No
     assert (again.replicas, again.written) == (3, False)
 
 
+async def test_a_rolled_out_revision_takes_over_the_replicas_at_once(world: World) -> None:
+    """Whatever the pace: the load that the Revision before carried has not gone."""
+    await world.knative()
+    await world.kubernetes.merge_patch(
+        MLSCALER, "digits", "models", {"status": {"desiredReplicas": 9}}, subresource="status"
+    )
+    world.prometheus.load = lambda _: 355.0
+    (decision,) = await world.run()
+    assert (decision.replicas, decision.desired, await world.min_scale()) == (1, 9, "9")
+    await world.kubernetes.merge_patch(REVISION, "digits-predictor-00001", "models", _asked(1))
+    (decision,) = await world.run(60)
+    assert decision.desired == 5
+
+
+def _asked(replicas: int) -> dict[str, Any]:
+    return {"metadata": {"annotations": {MIN_SCALE: str(replicas)}}}
+
+
 async def test_the_revisions_own_maximum_is_kept(world: World) -> None:
     await world.inference_service()
     await world.revision(**{"autoscaling.knative.dev/max-scale": "2"})
@@ -397,6 +424,69 @@ async def test_standard_mode_scales_the_deployment_only_where_kserve_leaves_it(w
     await world.kubernetes.merge_patch(INFERENCE_SERVICE, "digits", "models", external)
     await world.run(5)
     assert await world.replicas("digits-predictor") == 3
+
+
+async def test_standard_mode_finds_the_deployment_of_a_predictor_that_was_a_canary(world: World) -> None:
+    annotations = {
+        "serving.kserve.io/deploymentMode": "Standard",
+        "serving.kserve.io/autoscalerClass": "external",
+    }
+    await world.inference_service(annotations=annotations, name="v2")
+    await world.deployment("digits-predictor")
+    await world.deployment("digits-v2-predictor")
+    await world.scaler("digits", targetRef=inference_service_target())
+    world.prometheus.load = lambda _: 120.0
+    await world.run()
+    assert (await world.replicas("digits-v2-predictor"), await world.replicas("digits-predictor")) == (3, 1)
+
+
+async def test_capacity_and_lead_time_are_measured_once_an_hour(world: World) -> None:
+    await world.deployment()
+    metadata = {"name": "web-abc-12345", "namespace": "models", "labels": {"app": "web"}}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [{"name": "c"}]}}
+    stored = await world.kubernetes.create(pod)
+    created = datetime.fromisoformat(stored["metadata"]["creationTimestamp"])
+    ready = (created + timedelta(seconds=35)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    condition = {"type": "Ready", "status": "True", "lastTransitionTime": ready}
+    await world.kubernetes.merge_patch(
+        POD, "web-abc-12345", "models", {"status": {"conditions": [condition]}}, subresource="status"
+    )
+    await world.scaler(capacityPerReplica=None, leadTimeSeconds=None)
+    world.prometheus.load = lambda _: 120.0
+    (unknown,) = await world.run()
+    assert unknown.cause == "CapacityUnknown"
+    assert await world.replicas() == 1
+
+    world.prometheus.capacity = 50.0
+    (first,) = await world.run(5)
+    assert (first.desired, await world.replicas()) == (3, 3)
+    status = (await world.stored())["status"]
+    assert (status["capacityPerReplica"], status["leadTimeSeconds"]) == (50, 35)
+
+    world.prometheus.capacity = 25.0
+    await world.run(60)
+    assert await world.replicas() == 3
+    await world.run(3700)
+    assert await world.replicas() == 6
+
+
+async def test_many_targets_of_a_kind_are_one_list(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"web-{number}" for number in range(LISTED)]
+    for name in names:
+        await world.deployment(name)
+        await world.scaler(name, targetRef={"apiVersion": "apps/v1", "kind": "Deployment", "name": name})
+    await world.kubernetes.delete(DEPLOYMENT, "web-0", "models")
+    read: list[str] = []
+    find = KubernetesClient.find
+
+    async def counted(client: KubernetesClient, kind: Any, name: str, *rest: Any) -> Any:
+        read.append(name)
+        return await find(client, kind, name, *rest)
+
+    monkeypatch.setattr(KubernetesClient, "find", counted)
+    decisions = await world.run()
+    assert read == []
+    assert [decision.cause for decision in decisions] == ["TargetMissing", *["WithinTolerance"] * (LISTED - 1)]
 
 
 async def test_many_services_are_one_query(world: World) -> None:

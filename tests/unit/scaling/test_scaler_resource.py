@@ -22,6 +22,7 @@ from tests.unit.scaling.scaler_objects import SPEC, inference_service_target, ma
         ({"metric": {"preset": "requests_per_second"}}, "InferenceService, and targetRef is a Deployment"),
         ({"capacityPerReplica": 0}, r"spec.capacityPerReplica = 0: .*greater than 0"),
         ({"quantile": 1.5}, r"spec.quantile = 1.5: .*less than or equal to 0.999"),
+        ({"quantile": 0.9, "sloViolationPercent": 1}, "say the same: give one"),
         ({"mode": "automatic"}, r"spec.mode = 'automatic': .*'auto', 'dryRun', 'reactiveOnly' or 'off'"),
         ({"minReplica": 2}, "spec.minReplica: unknown field"),
         ({"behavior": {"scaleDown": {"maxPercent": 101}}}, r"spec.behavior.scaleDown.maxPercent = 101"),
@@ -36,7 +37,7 @@ def test_refuses_with_field_and_value(changes: dict[str, Any], says: str) -> Non
 def test_missing_fields_are_named_at_once() -> None:
     with pytest.raises(InvalidScalerError) as error:
         parse_spec({})
-    for field in ("targetRef", "maxReplicas", "metric", "capacityPerReplica"):
+    for field in ("targetRef", "maxReplicas", "metric"):
         assert f"spec.{field}: required" in str(error.value)
 
 
@@ -51,6 +52,12 @@ def test_the_horizon_holds_lead_time_tick_and_the_age_of_the_metric() -> None:
     assert spec().horizon_steps(60) == 3 + 12
     preset = spec(targetRef=inference_service_target(), metric={"preset": "requests_per_second"})
     assert preset.horizon_steps(5) == 3 + 1 + 2
+
+
+def test_the_quantile_follows_from_the_slo() -> None:
+    assert spec().covered == 0.95
+    assert spec(quantile=0.9).covered == 0.9
+    assert spec(sloViolationPercent=0.5).covered == pytest.approx(0.995)
 
 
 def test_the_plural_of_an_unknown_kind_is_regular() -> None:
@@ -116,6 +123,17 @@ def test_the_template_renders_a_valid_scaler() -> None:
     )
     document = yaml.safe_load(text)
     assert parse_spec(document["spec"]).mode == "off"
+
+
+def test_the_template_leaves_out_what_is_measured() -> None:
+    from jinja2 import StrictUndefined, Template
+
+    text = Template(resource("k8s_templates/mlscaler.yaml").read_text(), undefined=StrictUndefined).render(
+        name="digits", namespace="models", slo_violation_percent=0.5
+    )
+    written = parse_spec(yaml.safe_load(text)["spec"])
+    assert written.measures
+    assert written.covered == pytest.approx(0.995)
 
 
 def test_the_role_allows_no_wildcard_and_no_secrets() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,9 +10,10 @@ import yaml
 from ml_lifecycle.resources import resource
 from ml_lifecycle.scaling.decision import decision_of, table
 from ml_lifecycle.scaling.forecast import Forecast
+from ml_lifecycle.scaling.measures import Measures, with_measures
 from ml_lifecycle.scaling.policy import Observation, Period, plan
 from ml_lifecycle.scaling.resource import Scaler, parse_scaler
-from ml_lifecycle.scaling.status import Findings, build_status, read_period
+from ml_lifecycle.scaling.status import Findings, build_status, read_period, worth_writing
 from tests.unit.scaling.scaler_objects import manifest, scaler
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -66,6 +68,32 @@ def test_the_same_findings_later_give_the_same_status() -> None:
     first = build_status(scaler(), findings(scaler()), NOW)
     second = build_status(again(first), findings(again(first)), NOW + timedelta(minutes=1))
     assert first == second
+
+
+def test_figures_that_hardly_moved_are_not_worth_writing() -> None:
+    first = build_status(scaler(), findings(scaler()), NOW)
+    hardly = build_status(again(first), findings(again(first), load=31.0), NOW + timedelta(minutes=1))
+    assert hardly != first
+    assert not worth_writing(hardly, first)
+    assert worth_writing(build_status(again(first), findings(again(first), load=45.0), NOW), first)
+    assert worth_writing(build_status(again(first), findings(again(first), load=None), NOW), first)
+    assert worth_writing(build_status(again(first), Findings(rollout="r rolls out"), NOW), first)
+
+
+def test_what_was_measured_is_said_and_kept_while_nothing_new_is_known() -> None:
+    open_scaler = scaler(capacityPerReplica=None, leadTimeSeconds=None)
+    measured = with_measures(open_scaler, Measures(42.123, 17))
+    found = dataclasses.replace(findings(measured), spec=measured.spec)
+    first = build_status(open_scaler, found, NOW)
+    assert (first["capacityPerReplica"], first["leadTimeSeconds"]) == (42.1, 17)
+    assert first["measuredTime"] == "2026-11-21T12:00:00Z"
+    later = dataclasses.replace(open_scaler, status=first)
+    status = build_status(later, Findings(rollout="r rolls out"), NOW + timedelta(hours=2))
+    assert (status["capacityPerReplica"], status["measuredTime"]) == (42.1, "2026-11-21T12:00:00Z")
+    status = build_status(later, found, NOW + timedelta(minutes=59))
+    assert status["measuredTime"] == "2026-11-21T12:00:00Z"
+    status = build_status(later, found, NOW + timedelta(minutes=60))
+    assert status["measuredTime"] == "2026-11-21T13:00:00Z"
 
 
 def test_a_condition_that_turns_has_a_new_time_and_the_others_keep_theirs() -> None:
