@@ -6,6 +6,12 @@ import os
 import tempfile
 from pathlib import Path
 
+import hypothesis
+
+# How long one example takes says nothing on a machine that does other things as well.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
+
 _HOME = tempfile.TemporaryDirectory(prefix="ml-lifecycle-airflow-")
 _PLUGINS = Path(__file__).resolve().parent.parent / "plugins"
 (Path(_HOME.name) / "dags").mkdir()
