@@ -2,8 +2,8 @@
 
 First the decision alone: forecast and policy, each scaler with a week of one-minute history. Then the whole tick
 against the stand-ins of Kubernetes and Prometheus (`scaling_cluster`), which run in a process of their own on the same
-cores: a first pass, in which every scaler and its target are written, and the third, when all is as in any minute. Time, peak memory and how they grow; each size
-runs in a process of its own, so that its peak memory is its own.
+cores: a first pass, in which every scaler and its target are written, and the third, as in any other minute. Time, peak
+memory and how they grow; each size runs in a process of its own, so that its peak memory is its own.
 """
 
 from __future__ import annotations
