@@ -80,6 +80,7 @@ def _service(name: str, history: int) -> list[dict[str, Any]]:
                 "historySize": history,
                 "capacityPerReplica": 50,
                 "leadTimeSeconds": 180,
+                "behavior": {"scaleUp": {"maxPercent": 10_000}},
             },
         },
     ]

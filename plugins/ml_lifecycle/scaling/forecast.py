@@ -140,7 +140,8 @@ def _chunks(questions: Sequence[Question]) -> Iterator[_Chunk]:
         tick = round(question.at / question.step_seconds)
         groups[used_length(question.loads), question.horizon, question.step_seconds, tick].append(index)
     for (length, horizon, step, tick), members in groups.items():
-        size = max(1, CELLS_PER_CHUNK // length)
+        # Short histories have an origin at every step, and features at every origin.
+        size = max(1, CELLS_PER_CHUNK // max(length, 8 * (length // stride_of(length))))
         for start in range(0, len(members), size):
             yield _Chunk(members[start : start + size], length, horizon, step, tick)
 
