@@ -67,7 +67,9 @@ def registry(tmp_path, monkeypatch, cluster):
     store.create_registered_model(MODEL)
     monkeypatch.chdir(tmp_path)
     for version in ("1", "2", "3"):
-        run = store.create_run(store.create_experiment(f"training-{version}"))
+        run = store.create_run(
+            store.create_experiment(f"training-{version}", artifact_location=(tmp_path / "artifacts").as_uri())
+        )
         store.create_model_version(MODEL, source="file:///nowhere", run_id=run.info.run_id)
         store.set_model_version_tag(MODEL, version, "storage_uri", cluster.version(version))
     store.set_registered_model_alias(MODEL, "champion", "1")
