@@ -65,7 +65,6 @@ def registry(tmp_path, monkeypatch, cluster):
 
     store = mlflow.MlflowClient(client.uri)
     store.create_registered_model(MODEL)
-    monkeypatch.chdir(tmp_path)
     for version in ("1", "2", "3"):
         run = store.create_run(
             store.create_experiment(f"training-{version}", artifact_location=(tmp_path / "artifacts").as_uri())
