@@ -9,6 +9,7 @@ import pytest
 from airflow.sdk import BaseNotifier
 
 from ml_lifecycle.tracking import client as tracking_client
+from ml_lifecycle.tracking import rollout_aliases
 from tests.faults.rollout_world import FAST, IMAGE, MODEL, Behaviour, world
 
 SMOKE_TEST = """
@@ -78,6 +79,7 @@ def registry(tmp_path, monkeypatch, cluster):
         yield client
 
     monkeypatch.setattr(tracking_client, "connect", connect)
+    monkeypatch.setattr(rollout_aliases, "connect", connect)
     return client
 
 

@@ -24,7 +24,7 @@ from ml_lifecycle.dataproc.operators import (
     WaitForClusterOperator,
     pyspark_job,
 )
-from tests.unit.dataproc.simulated_run import ENDLESS_JOB, FAST, SimulatedRun, sweep
+from tests.unit.dataproc.simulated_run import ENDLESS_JOB, FAST, GOOD_JOB, SimulatedRun, sweep
 
 
 @pytest.fixture
@@ -167,12 +167,15 @@ def test_a_kill_does_not_wait_for_a_lock_of_what_it_interrupted(running, monkeyp
     assert cancelled.wait(5)
 
 
-def test_other_work_of_the_same_task_ends_before_ours_is_submitted(running):
+def test_other_work_of_the_same_task_ends_before_ours_is_submitted(running, tmp_path):
     """As when prepare was cleared and plans anew while the old plan's job runs, its task deferred."""
+    ours = tmp_path / "ours.py"  # its own file: the first job may not have read its own yet
+    ours.write_text(GOOD_JOB)
     running.job_file.write_text(ENDLESS_JOB)
     with pytest.raises(TaskDeferred):
         running.job_operator(deferrable=True).execute(running.context)
-    assert running.job(args=[str(running.result), "changed"]) == {"images": 7}
+    changed = {"main_python_file_uri": ours.as_uri(), "args": [str(running.result), "changed"]}
+    assert running.job(ENDLESS_JOB, **changed) == {"images": 7}
     first, second = running.jobs()
     assert (first["name"], first["status"]) == ("ingest", "CANCELLED")
     assert (second["name"], second["status"]) == ("ingest-2", "DONE")
