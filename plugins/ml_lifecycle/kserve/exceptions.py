@@ -24,10 +24,6 @@ class RevisionFailedError(RolloutError):
     """The new revision will not become ready, or did not in time."""
 
 
-class RolledBackError(RolloutError):
-    """The version was not promoted; the stable one serves."""
-
-
 class RolloutInterruptedError(RolloutError):
     """Somebody deleted or edited the service, or took the Lease, in the middle of the rollout."""
 

@@ -92,6 +92,7 @@ class RevisionReadyTrigger(RolloutTrigger):
     async def drive(self, client: RolloutClient) -> Event:
         """Polls the service and the revision's pods."""
         from ml_lifecycle.kserve.exceptions import RevisionFailedError
+        from ml_lifecycle.kserve.rollout import Decision
         from ml_lifecycle.kubernetes.conditions import pause
 
         said = ""
@@ -109,7 +110,7 @@ class RevisionReadyTrigger(RolloutTrigger):
             if client.now() - state.opened_at > 60 * minutes:
                 found = replace(found, failed=True, reason=f"{found.reason}, after {minutes:g} minutes")
             if found.failed:
-                await client.save(_rejected(state, found.reason))
+                await client.save(state.decide(Decision.ROLLED_BACK, found.reason))
                 raise RevisionFailedError(found.reason)
             if found.reason != said:
                 self.log.info("waiting: %s", found.reason)
@@ -217,9 +218,3 @@ def next_look(service: str, begun: float, seconds: float) -> float:
     """
     own = seconds * (zlib.crc32(service.encode()) / 2**32)
     return own + seconds * math.ceil((begun + seconds / 2 - own) / seconds)
-
-
-def _rejected(state: RolloutState, reason: str) -> RolloutState:
-    from ml_lifecycle.kserve.rollout import Decision
-
-    return state.decide(Decision.ROLLED_BACK, reason)
