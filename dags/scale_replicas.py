@@ -68,6 +68,9 @@ With `pictures` it draws each scaler's last day into a folder: what to look at b
         dry_run="{{ params.dry_run or False }}",
         passes="{{ params.passes or 1 }}",
         interval_seconds="{{ params.interval_seconds or 5 }}",
+        history_cache=(
+            "{{ var.json.get('ml_lifecycle', {}).get('defaults', {}).get('scaling', {}).get('history_cache', '') }}"
+        ),
         pictures="{{ params.pictures or '' }}",
         storage_conn_id=_CONNECTION.format("storage", "aws_default"),
         execution_timeout=timedelta(hours=1),

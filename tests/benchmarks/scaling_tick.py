@@ -14,6 +14,7 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -41,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.scaling_tick", description=__doc__)
     parser.add_argument("--scalers", default="100,1000,10000", help="sizes, with commas between them")
     parser.add_argument("--history", type=int, default=MINUTES, help="minutes that the whole tick reads of each scaler")
+    parser.add_argument("--no-cache", action="store_true", help="let every tick read whole histories from Prometheus")
     parser.add_argument("--decision-only", action="store_true", help="leave the whole tick out")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--alone", choices=("decision", "tick"), help=argparse.SUPPRESS)
@@ -49,14 +51,12 @@ def main() -> None:
     if options.alone:
         measure: dict[str, Callable[[], dict[str, float]]] = {
             "decision": lambda: _measure(sizes[0]),
-            "tick": lambda: _tick(sizes[0], options.history),
+            "tick": lambda: _tick(sizes[0], options.history, cached=not options.no_cache),
         }
         print(json.dumps(measure[options.alone]()))
         return
     kinds = ("decision",) if options.decision_only else ("decision", "tick")
-    found = [
-        {"scalers": size, **{kind: _in_a_process(kind, size, options.history) for kind in kinds}} for size in sizes
-    ]
+    found = [{"scalers": size, **{kind: _in_a_process(kind, size, options) for kind in kinds}} for size in sizes]
     if options.json:
         print(json.dumps(found, indent=1))
         return
@@ -77,30 +77,35 @@ def main() -> None:
             )
 
 
-def _in_a_process(kind: str, scalers: int, history: int) -> dict[str, float]:
+def _in_a_process(kind: str, scalers: int, options: argparse.Namespace) -> dict[str, float]:
     command = [sys.executable, "-m", "tests.benchmarks.scaling_tick", "--alone", kind, "--scalers", str(scalers)]
-    done = subprocess.run([*command, "--history", str(history)], check=True, stdout=subprocess.PIPE, text=True)
+    command += ["--history", str(options.history), *(["--no-cache"] if options.no_cache else [])]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout)
 
 
-def _tick(scalers: int, history: int) -> dict[str, float]:
+def _tick(scalers: int, history: int, *, cached: bool) -> dict[str, float]:
     command = [sys.executable, "-m", "tests.benchmarks.scaling_cluster", str(scalers), str(history)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as cluster:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as cluster,
+    ):
         assert cluster.stdin is not None
         assert cluster.stdout is not None
         try:
             where = json.loads(cluster.stdout.readline())
-            return {**asyncio.run(_passes(where)), "samples": scalers * history}
+            cache = Path(folder) if cached else None
+            return {**asyncio.run(_passes(where, cache)), "samples": scalers * history}
         finally:
             cluster.stdin.close()
 
 
-async def _passes(where: dict[str, str]) -> dict[str, float]:
+async def _passes(where: dict[str, str], cache: Path | None) -> dict[str, float]:
     from ml_lifecycle.kubernetes.client import KubernetesClient
     from ml_lifecycle.prometheus.client import PrometheusClient
     from ml_lifecycle.scaling.reconciler import PassOptions, reconcile
 
-    options, seconds = PassOptions(deadline_seconds=3600), []
+    options, seconds = PassOptions(deadline_seconds=3600, history_cache=cache), []
     async with (
         KubernetesClient.from_kubeconfig(where["kubeconfig"]) as kubernetes,
         PrometheusClient(where["prometheus"], timeout=300) as prometheus,

@@ -77,7 +77,13 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Kuberne
     with KubernetesStandIn(tmp_path) as stand_in:
         # Not the connection's usual name, so that the test sees that settings choose it.
         monkeypatch.setenv("AIRFLOW_CONN_SERVING_CLUSTER", stand_in.connection())
-        settings = {"defaults": {"data_lake": "file:///lake", "connections": {"kubernetes": "serving_cluster"}}}
+        settings = {
+            "defaults": {
+                "data_lake": "file:///lake",
+                "connections": {"kubernetes": "serving_cluster"},
+                "scaling": {"history_cache": str(tmp_path / "loads")},
+            }
+        }
         monkeypatch.setenv("AIRFLOW_VAR_ML_LIFECYCLE", json.dumps(settings))
         yield stand_in
 
@@ -124,7 +130,7 @@ async def min_scale(client: KubernetesClient) -> str | None:
 
 
 def test_several_passes_in_one_run_meet_a_ramp(
-    cluster: KubernetesStandIn, prometheus: Prometheus, run_dag: Any, xcom: Any
+    cluster: KubernetesStandIn, prometheus: Prometheus, run_dag: Any, xcom: Any, tmp_path: Path
 ) -> None:
     on(cluster, service)
     # The ramp begins shortly before the first pass and takes the load past one replica's 50 within the run.
@@ -148,6 +154,7 @@ def test_several_passes_in_one_run_meet_a_ramp(
     assert decisions[-1]["replicas"] >= 2
     assert on(cluster, min_scale) == str(decisions[-1]["desired"])
     assert len(prometheus.steps) == 5
+    assert (tmp_path / "loads/loads-1s.f32").stat().st_size == 4 * 40  # the one history of 40 samples
 
 
 def test_dry_run_writes_nothing_but_the_pictures(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,7 +15,7 @@ FRESH_STEPS = 2  # a newest sample older than this is stale
 class History:
     """The load of one scaler: `loads[-1]` is now, one value a step, NaN where there is none."""
 
-    loads: NDArray[np.float64]
+    loads: NDArray[np.floating[Any]]
     step_seconds: float
 
     @property

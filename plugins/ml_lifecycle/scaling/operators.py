@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
@@ -29,6 +30,8 @@ class ScaleReplicasOperator(BaseOperator):
     :param interval_seconds: time from one pass to the next.
     :param deadline_seconds: what a pass has not done by then is left to the next.
     :param concurrency: requests to Kubernetes and Prometheus at a time.
+    :param history_cache: folder on the worker's disk for what was read of Prometheus, so that a pass reads only what is
+        new; empty: every pass reads whole histories. For some hundred scalers and more.
     :param pictures: URI of a folder (`s3://…`, `file:///…`) for a picture of each scaler's last day, drawn after the
         last pass: `<namespace>/<name>.svg`; empty: none.
     :param storage_conn_id: connection of type aws, for pictures on s3.
@@ -44,6 +47,7 @@ class ScaleReplicasOperator(BaseOperator):
         "interval_seconds",
         "deadline_seconds",
         "concurrency",
+        "history_cache",
         "pictures",
         "storage_conn_id",
     )
@@ -60,6 +64,7 @@ class ScaleReplicasOperator(BaseOperator):
         interval_seconds: float | str = 5,
         deadline_seconds: float | str = 45,
         concurrency: int | str = 16,
+        history_cache: str = "",
         pictures: str = "",
         storage_conn_id: str | None = None,
         **kwargs: Any,
@@ -73,6 +78,7 @@ class ScaleReplicasOperator(BaseOperator):
         self.interval_seconds = interval_seconds
         self.deadline_seconds = deadline_seconds
         self.concurrency = concurrency
+        self.history_cache = history_cache
         self.pictures = pictures
         self.storage_conn_id = storage_conn_id
 
@@ -99,6 +105,7 @@ class ScaleReplicasOperator(BaseOperator):
             tick_seconds=interval if passes > 1 else SECONDS_BETWEEN_RUNS,
             deadline_seconds=float(self.deadline_seconds),
             concurrency=int(self.concurrency),
+            history_cache=Path(self.history_cache) if self.history_cache else None,
         )
         changes: list[Decision] = []
         decisions: list[Decision] = []

@@ -1,4 +1,4 @@
-"""Which range queries give the loads of many scalers: one for all that share a preset and a step. Pure."""
+"""Which range queries give the loads of many scalers: one for all that share a preset, a step and a length. Pure."""
 
 from __future__ import annotations
 
@@ -37,36 +37,34 @@ class LoadQuery:
         return tuple(key for keys in self.members.values() for key in keys)
 
 
-def load_queries(scalers: Iterable[Scaler]) -> list[LoadQuery]:
-    """The queries for all scalers that have a valid spec."""
-    written: dict[tuple[str, int], list[tuple[ScalerKey, int]]] = defaultdict(list)
-    preset: dict[int, list[tuple[Scaler, ScalerSpec]]] = defaultdict(list)
+def load_queries(scalers: Iterable[Scaler], points: Mapping[ScalerKey, int]) -> list[LoadQuery]:
+    """The queries for all scalers that have a valid spec; `points` says how many of the last samples each one needs."""
+    written: dict[tuple[str, int], list[ScalerKey]] = defaultdict(list)
+    preset: dict[tuple[int, int], list[tuple[Scaler, ScalerSpec]]] = defaultdict(list)
     for scaler in scalers:
         if scaler.spec is None:
             continue
         if scaler.spec.metric.query is not None:
-            entry = (scaler.key, scaler.spec.history_points)
-            written[scaler.spec.metric.query, scaler.spec.step_seconds].append(entry)
+            written[scaler.spec.metric.query, scaler.spec.step_seconds].append(scaler.key)
         else:
-            preset[scaler.spec.step_seconds].append((scaler, scaler.spec))
+            preset[scaler.spec.step_seconds, points[scaler.key]].append((scaler, scaler.spec))
     queries = [
-        LoadQuery(query, step, max(points for _, points in members), (), {(): tuple(key for key, _ in members)})
-        for (query, step), members in written.items()
+        LoadQuery(query, step, max(points[key] for key in keys), (), {(): tuple(keys)})
+        for (query, step), keys in written.items()
     ]
-    for step, served in preset.items():
+    for (step, number), served in preset.items():
         chunks = (served[start : start + NAMES_PER_QUERY] for start in range(0, len(served), NAMES_PER_QUERY))
-        queries += [_requests_per_second(chunk, step) for chunk in chunks]
+        queries += [_requests_per_second(chunk, step, number) for chunk in chunks]
     return queries
 
 
-def _requests_per_second(served: list[tuple[Scaler, ScalerSpec]], step: int) -> LoadQuery:
+def _requests_per_second(served: list[tuple[Scaler, ScalerSpec]], step: int, points: int) -> LoadQuery:
     """Requests a second of InferenceServices, as Knative's data plane counts them."""
     members: dict[Labels, tuple[ScalerKey, ...]] = {}
     for scaler, spec in served:
         labels = (scaler.namespace, f"{spec.target_ref.name}-predictor")
         members[labels] = (*members.get(labels, ()), scaler.key)
     query = _preset_query({namespace for namespace, _ in members}, {name for _, name in members}, step)
-    points = max(spec.history_points for _, spec in served)
     return LoadQuery(query, step, points, ("k8s_namespace_name", "kn_configuration_name"), members)
 
 

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ml_lifecycle.exceptions import LifecycleError
@@ -20,14 +21,15 @@ from ml_lifecycle.kubernetes.leases import lease_name
 from ml_lifecycle.scaling.client import ScalerClient, Surroundings, Target
 from ml_lifecycle.scaling.conflicts import find_conflicts, rollout_in_progress
 from ml_lifecycle.scaling.decision import Decision, decision_of
-from ml_lifecycle.scaling.exceptions import MetricError, TargetMissingError, TargetRefusedError
+from ml_lifecycle.scaling.exceptions import TargetMissingError, TargetRefusedError
 from ml_lifecycle.scaling.forecast import Forecast, Question, forecast
-from ml_lifecycle.scaling.history import History, on_grid
+from ml_lifecycle.scaling.histories import Loads, read_loads
+from ml_lifecycle.scaling.history import History
 from ml_lifecycle.scaling.measures import with_measures
 from ml_lifecycle.scaling.measuring import read_measures
 from ml_lifecycle.scaling.picture import draw, look_of, past_questions
 from ml_lifecycle.scaling.policy import Observation, Period, plans
-from ml_lifecycle.scaling.queries import LoadQuery, ScalerKey, load_queries
+from ml_lifecycle.scaling.queries import ScalerKey
 from ml_lifecycle.scaling.resource import FINALIZER, INFERENCE_SERVICE_KIND, Scaler, ScalerSpec
 from ml_lifecycle.scaling.status import Findings, build_status, read_period, read_scaled_up_at
 
@@ -49,6 +51,7 @@ class PassOptions:
     tick_seconds: float = 60.0  # time to the next pass
     deadline_seconds: float = 45.0
     concurrency: int = 16  # requests at a time
+    history_cache: Path | None = None  # folder on this machine; None: every pass reads whole histories
     show: Callable[[Scaler, str], None] | None = None  # is given a picture (SVG) of each scaler that is forecast
 
 
@@ -114,9 +117,9 @@ class _Pass:
         targets = await self._targets(free, findings)
         served, unmeasured = await self._measured([scaler for scaler in free if scaler.key in targets], targets)
         findings |= {key: Findings(error=error, error_reason="CapacityUnknown") for key, error in unmeasured.items()}
-        histories, errors = await self._histories(served)
-        forecasts = await self._forecasts(served, histories)
-        findings |= self._plans(served, targets, histories, forecasts, errors)
+        loads = await self._loads(served)
+        forecasts = await self._forecasts(served, loads.histories)
+        findings |= self._plans(served, targets, loads, forecasts)
         return findings, targets
 
     def _rollout(self, scaler: Scaler) -> str | None:
@@ -169,36 +172,10 @@ class _Pass:
         await asyncio.gather(*(measure(scaler) for scaler in scalers))
         return [known[scaler.key] for scaler in scalers if scaler.key in known], errors
 
-    async def _histories(self, scalers: Sequence[Scaler]) -> tuple[dict[ScalerKey, History], dict[ScalerKey, str]]:
-        """The loads of all scalers, and what went wrong for the others."""
-        histories: dict[ScalerKey, History] = {}
-        errors: dict[ScalerKey, str] = {}
-        points = {scaler.key: scaler.spec.history_points for scaler in scalers if scaler.spec is not None}
-
-        async def read(query: LoadQuery) -> None:
-            try:
-                async with self._gate:
-                    loads = await self._loads(query)
-            except LifecycleError as error:
-                errors.update(dict.fromkeys(query.scalers, str(error)))
-                return
-            for key, history in loads.items():
-                histories[key] = History(history.loads[-points[key] :], history.step_seconds)
-
+    async def _loads(self, scalers: Sequence[Scaler]) -> Loads:
         asked = [scaler for scaler in scalers if scaler.spec is not None and scaler.spec.mode != "off"]
-        await asyncio.gather(*(read(query) for query in load_queries(asked)))
-        return histories, errors
-
-    async def _loads(self, query: LoadQuery) -> dict[ScalerKey, History]:
-        step, end = query.step_seconds, self._now.timestamp()
-        found = await self._prometheus.range(query.query, end - (query.points - 1) * step, end, step)
-        if not query.labels and len(found) > 1:
-            raise MetricError(f"{query.query!r} gives {len(found)} series, and one is needed: put it into sum(...)")
-        return {
-            key: on_grid(series.times, series.values, end=end, step=step, points=query.points)
-            for series in found
-            for key in query.owners(series.labels)
-        }
+        folder = self._options.history_cache
+        return await read_loads(asked, self._prometheus, self._now.timestamp(), gate=self._gate, cache_folder=folder)
 
     async def _forecasts(
         self, scalers: Sequence[Scaler], histories: Mapping[ScalerKey, History]
@@ -215,14 +192,13 @@ class _Pass:
         self,
         scalers: Sequence[Scaler],
         targets: Mapping[ScalerKey, Target],
-        histories: Mapping[ScalerKey, History],
+        loads: Loads,
         forecasts: Mapping[ScalerKey, Forecast],
-        errors: Mapping[ScalerKey, str],
     ) -> dict[ScalerKey, Findings]:
         """All plans of the pass in one call."""
         named = {scaler.key: (scaler, scaler.spec) for scaler in scalers if scaler.spec is not None}
         seen = {
-            key: _observation(scaler, spec, targets[key], histories.get(key), forecasts.get(key), self._now)
+            key: _observation(scaler, spec, targets[key], loads.histories.get(key), forecasts.get(key), self._now)
             for key, (scaler, spec) in named.items()
         }
         made = plans([spec for _, spec in named.values()], list(seen.values()), self._now.timestamp())
@@ -233,7 +209,7 @@ class _Pass:
                 forecast=forecasts.get(key),
                 observed_replicas=targets[key].running,
                 horizon_seconds=spec.horizon_steps(self._options.tick_seconds) * spec.step_seconds,
-                metric_error=errors.get(key, ""),
+                metric_error=loads.errors.get(key, ""),
                 spec=spec,
             )
             for (key, (_, spec)), one in zip(named.items(), made, strict=True)

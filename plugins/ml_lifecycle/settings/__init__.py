@@ -17,6 +17,7 @@ from ml_lifecycle.settings.rollout import (
     Rollout,
     Step,
 )
+from ml_lifecycle.settings.scaling import Scaling
 from ml_lifecycle.settings.section import MODEL_NAME, ModelName, Section
 from ml_lifecycle.settings.serving import Serving, Toleration
 from ml_lifecycle.settings.training import Cluster, Cost, Dataset, Hosts, Training
@@ -39,6 +40,7 @@ __all__ = [
     "OwnCounts",
     "OwnGauge",
     "Rollout",
+    "Scaling",
     "Section",
     "Serving",
     "Settings",

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 
 from ml_lifecycle.settings.promotion import Gate
 from ml_lifecycle.settings.rollout import Rollout
+from ml_lifecycle.settings.scaling import Scaling
 from ml_lifecycle.settings.section import ModelName, Section
 from ml_lifecycle.settings.serving import Serving
 from ml_lifecycle.settings.training import Cluster, Cost, Dataset, Training
@@ -44,6 +45,7 @@ class Settings(Section):
     gate: Gate = Gate()
     serving: Serving = Serving()
     rollout: Rollout = Rollout()
+    scaling: Scaling = Scaling()
 
     @property
     def dataset_name(self) -> str:

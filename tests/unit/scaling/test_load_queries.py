@@ -8,15 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml_lifecycle.scaling.history import on_grid
-from ml_lifecycle.scaling.queries import NAMES_PER_QUERY, load_queries
+from ml_lifecycle.scaling.queries import NAMES_PER_QUERY, LoadQuery, load_queries
+from ml_lifecycle.scaling.resource import Scaler
 from tests.unit.scaling.scaler_objects import inference_service_target, scaler
 
 RPS = {"preset": "requests_per_second"}
 
 
+def asked(scalers: list[Scaler]) -> list[LoadQuery]:
+    return load_queries(scalers, {one.key: one.spec.history_points for one in scalers if one.spec is not None})
+
+
 def test_one_query_for_all_services_of_a_preset_and_step() -> None:
     names = ["digits", "letters"]
-    (query,) = load_queries([scaler(name, targetRef=inference_service_target(name), metric=RPS) for name in names])
+    (query,) = asked([scaler(name, targetRef=inference_service_target(name), metric=RPS) for name in names])
     assert query.query == (
         "sum by (k8s_namespace_name, kn_configuration_name) (rate(kn_serving_invocation_duration_seconds_count{"
         'k8s_namespace_name=~"models", kn_configuration_name=~"digits-predictor|letters-predictor"}[20s]))'
@@ -32,20 +37,29 @@ def test_other_steps_and_many_names_make_more_queries() -> None:
         for number in range(NAMES_PER_QUERY + 1)
     ]
     slower = scaler("slow", targetRef=inference_service_target("slow"), metric=RPS, stepSeconds=60)
-    queries = load_queries([*services, slower])
+    queries = asked([*services, slower])
     assert sorted(len(query.members) for query in queries) == [1, 1, NAMES_PER_QUERY]
     assert sum(len(query.scalers) for query in queries) == NAMES_PER_QUERY + 2
 
 
 def test_scalers_with_the_same_promql_share_its_query() -> None:
-    (query,) = load_queries([scaler("a"), scaler("b", historySize=100), scaler("bad", maxReplicas=0)])
+    (query,) = asked([scaler("a"), scaler("b", historySize=100), scaler("bad", maxReplicas=0)])
     assert query.owners({"any": "label"}) == (("models", "a"), ("models", "b"))
     assert query.points == 100
 
 
+def test_scalers_that_need_less_of_the_past_ask_for_less() -> None:
+    services = [scaler(name, targetRef=inference_service_target(name), metric=RPS) for name in ("old", "new")]
+    known, unknown = load_queries(services, {("models", "old"): 11, ("models", "new"): 500})
+    assert [(query.points, query.scalers) for query in (known, unknown)] == [
+        (11, (("models", "old"),)),
+        (500, (("models", "new"),)),
+    ]
+
+
 def test_the_history_reaches_over_the_stabilisation_window() -> None:
     behavior = {"scaleDown": {"stabilizationWindowSeconds": 600}}
-    (query,) = load_queries([scaler("a", historySize=12, behavior=behavior)])
+    (query,) = asked([scaler("a", historySize=12, behavior=behavior)])
     assert query.points == 120
 
 

@@ -45,6 +45,7 @@ class Prometheus:
         self.labels: list[dict[str, str]] = [{}]
         self.down = False
         self.queries: list[str] = []
+        self.samples: list[int] = []  # that each range query asked for
         self.capacity: float | None = None
 
     async def instant(self, query: str, at: float) -> list[Sample]:
@@ -55,6 +56,7 @@ class Prometheus:
 
     async def range(self, query: str, start: float, end: float, step: float) -> list[Series]:
         self.queries.append(query)
+        self.samples.append(round((end - start) / step) + 1)
         if self.down:
             raise PrometheusUnavailableError("Prometheus at http://nowhere does not answer")
         load = self.loads.get(query, self.load)
@@ -497,6 +499,32 @@ async def test_many_services_are_one_query(world: World) -> None:
     decisions = await world.run()
     assert len(world.prometheus.queries) == 1
     assert [decision.cause for decision in decisions].count("TargetMissing") == 2
+
+
+async def test_with_a_cache_a_pass_asks_for_what_is_new_and_decides_the_same(world: World, tmp_path: Path) -> None:
+    await world.deployment()
+    await world.scaler(mode="dryRun", historySize=200, stepSeconds=60)
+    world.prometheus.load = lambda at: 60 + 40 * math.sin(at / 3000)
+    for seconds in (0, 60, 180, 3600):
+        (cached,) = await world.run(seconds, history_cache=tmp_path / "cache")
+        (whole,) = await world.run(seconds)
+        assert (cached.desired, cached.cause, cached.why) == (whole.desired, whole.cause, whole.why)
+        assert cached.forecast == pytest.approx(whole.forecast, rel=1e-5)
+    assert world.prometheus.samples[::2] == [200, 11, 12, 57 + 10]
+    assert set(world.prometheus.samples[1::2]) == {200}
+
+
+async def test_an_outage_leaves_no_hole_in_the_cache(world: World, tmp_path: Path) -> None:
+    await world.deployment()
+    await world.scaler(historySize=200, stepSeconds=60)
+    await world.run(0, history_cache=tmp_path)
+    world.prometheus.down = True
+    (held,) = await world.run(60, history_cache=tmp_path)
+    assert held.cause == "MetricsMissing"
+    world.prometheus.down = False
+    (decision,) = await world.run(1200, history_cache=tmp_path)
+    assert world.prometheus.samples == [200, 11, 20 + 10]
+    assert not decision.error
 
 
 async def test_what_the_deadline_cuts_off_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,115 @@
+"""Reads the load of every scaler: from Prometheus, and from the cache what an earlier pass has read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ml_lifecycle.exceptions import LifecycleError
+from ml_lifecycle.scaling.exceptions import MetricError
+from ml_lifecycle.scaling.history import History, on_grid
+from ml_lifecycle.scaling.history_cache import HistoryCache, locked, series_name
+from ml_lifecycle.scaling.queries import LoadQuery, ScalerKey, load_queries, load_query
+from ml_lifecycle.scaling.resource import Scaler, ScalerSpec
+
+if TYPE_CHECKING:
+    from ml_lifecycle.prometheus.client import PrometheusClient
+
+
+@dataclass
+class Loads:
+    """What was read: a history for each scaler, or what went wrong; neither where the metric has no series."""
+
+    histories: dict[ScalerKey, History] = field(default_factory=dict)
+    errors: dict[ScalerKey, str] = field(default_factory=dict)
+
+
+async def read_loads(
+    scalers: Sequence[Scaler],
+    prometheus: PrometheusClient,
+    now: float,
+    *,
+    gate: asyncio.Semaphore,
+    cache_folder: Path | None = None,
+) -> Loads:
+    """The loads up to `now` (Unix seconds); as many queries at a time as `gate` lets."""
+    wanted = {scaler.key: _Wanted.of(scaler, scaler.spec) for scaler in scalers if scaler.spec is not None}
+    with _caches(wanted.values(), now, cache_folder) as caches:
+        for one in wanted.values():
+            one.cache = caches.get(one.step_seconds)
+        loads = Loads()
+
+        async def read(query: LoadQuery) -> None:
+            try:
+                async with gate:
+                    found = await _answer(query, prometheus, now)
+            except LifecycleError as error:
+                loads.errors.update(dict.fromkeys(query.scalers, str(error)))
+                return
+            loads.histories.update({key: wanted[key].whole(history) for key, history in found})
+
+        asked = {key: one.asked for key, one in wanted.items()}
+        await asyncio.gather(*(read(query) for query in load_queries(scalers, asked)))
+    return loads
+
+
+@dataclass
+class _Wanted:
+    """The history that one scaler wants."""
+
+    name: str  # in the cache
+    points: int
+    step_seconds: int
+    cache: HistoryCache | None = None
+
+    @classmethod
+    def of(cls, scaler: Scaler, spec: ScalerSpec) -> _Wanted:
+        points, step = spec.history_points, spec.step_seconds
+        return cls(series_name(load_query(scaler, spec), step, points), points, step)
+
+    @property
+    def asked(self) -> int:
+        """So many of the last samples must be read."""
+        return self.points if self.cache is None else self.cache.missing(self.name, self.points)
+
+    def whole(self, read: History) -> History:
+        """The history of which at least the newest samples, as many as were asked for, have been read."""
+        if self.cache is None:
+            return History(read.loads[-self.points :], read.step_seconds)
+        self.cache.write(self.name, read.loads[-self.points :])
+        return History(self.cache.read(self.name, self.points), read.step_seconds)
+
+
+@contextmanager
+def _caches(wanted: Iterable[_Wanted], now: float, folder: Path | None) -> Iterator[dict[int, HistoryCache]]:
+    """By step length; none without a folder, or where another pass has it."""
+    if folder is None:
+        yield {}
+        return
+    rooms: dict[int, dict[str, int]] = defaultdict(dict)
+    for one in wanted:
+        rooms[one.step_seconds][one.name] = one.points
+    with locked(folder) as mine:
+        caches = {step: HistoryCache(folder, step, now) for step in rooms} if mine else {}
+        for step, cache in caches.items():
+            cache.make_room(rooms[step])
+        yield caches
+        for cache in caches.values():
+            cache.save()
+
+
+async def _answer(query: LoadQuery, prometheus: PrometheusClient, now: float) -> list[tuple[ScalerKey, History]]:
+    step = query.step_seconds
+    found = await prometheus.range(query.query, now - (query.points - 1) * step, now, step)
+    if not query.labels and len(found) > 1:
+        raise MetricError(f"{query.query!r} gives {len(found)} series, and one is needed: put it into sum(...)")
+    return [
+        (key, on_grid(series.times, series.values, end=now, step=step, points=query.points))
+        for series in found
+        for key in query.owners(series.labels)
+    ]
