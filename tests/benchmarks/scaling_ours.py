@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ml_lifecycle.scaling.forecast import PERSISTENCE, peaks, used_length, with_reserve
+from ml_lifecycle.scaling.forecast import PERSISTENCE, asked_quantiles, peaks, used_length
 from ml_lifecycle.scaling.history import FRESH_STEPS
 from ml_lifecycle.scaling.policy import NO_LIMIT, Observed, Rules, decide
 from ml_lifecycle.scaling.resource import parse_spec
@@ -29,6 +29,7 @@ TICKS_PER_BATCH = 64
 class Said:
     """The forecasts, [time, lane]."""
 
+    alarm: Floats
     peak: Floats
     reserve: Floats
     recent_reserve: Floats
@@ -63,21 +64,22 @@ def ours(on: Course, lead: int, quantiles: tuple[float, ...] = QUANTILES) -> Run
     steps, points = specs[0].stabilization_steps, specs[0].history_points
     time, lanes = len(on.seen), len(specs)
     begin = max(1, int(on.scored.argmax()) - 60)
-    said = Said(*(np.full((time, lanes), np.nan) for _ in range(3)))
+    said = Said(*(np.full((time, lanes), np.nan) for _ in range(4)))
     trusted = np.zeros(time)
     for ticks, batch in _batches(on.seen, begin, points):
         found = peaks(
             torch.from_numpy(batch),
             scale=torch.full((len(batch), 1), specs[0].load_per_replica),
-            quantiles=with_reserve(torch.tensor([quantiles]).expand(len(batch), -1)),
+            quantiles=asked_quantiles(torch.tensor([quantiles]).expand(len(batch), -1)),
             lookback=torch.full((len(batch),), steps),
             horizon=specs[0].horizon_steps(TICK_SECONDS),
             step_seconds=specs[0].step_seconds,
             tick=int(ticks[0]),
         )
         said.peak[ticks] = found.peak[:, :lanes].numpy()
-        said.reserve[ticks] = found.peak[:, lanes:].numpy()
-        said.recent_reserve[ticks] = found.recent_peak[:, lanes:].numpy()
+        said.alarm[ticks] = found.peak[:, lanes : 2 * lanes].numpy()
+        said.reserve[ticks] = found.peak[:, 2 * lanes :].numpy()
+        said.recent_reserve[ticks] = found.recent_peak[:, 2 * lanes :].numpy()
         trusted[ticks] = (found.model[:, quantiles.index(SLO)] != PERSISTENCE).numpy()
     share = float(trusted[on.scored].mean())
     return Run(_replay(on, Rules.of(specs), said, begin, steps), said.peak, share)
@@ -127,6 +129,7 @@ def _replay(on: Course, rules: Rules, said: Said, begin: int, steps: int) -> Cou
                 whole * load[tick],
                 whole * highest[tick],
                 whole * present[tick].mean(),
+                said.alarm[tick],
                 said.peak[tick],
                 said.reserve[tick],
                 said.recent_reserve[tick],

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from ml_lifecycle.scaling.resource import Scaler
-from ml_lifecycle.scaling.status import Findings
+from ml_lifecycle.scaling.status import Findings, without_metrics
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _explain(scaler: Scaler, found: Findings) -> tuple[str, str, bool]:
         (found.error, found.error_reason, True),
         (f"left alone: {found.rollout}" if found.rollout else "", "RolloutInProgress", False),
         ("deleted" if scaler.deleting else "", "Deleted", False),
-        (f"held: {found.metric_error}" if found.metric_error else "", "MetricsMissing", True),
+        (without_metrics(found.plan, found.metric_error) if found.metric_error else "", "MetricsMissing", True),
     ]
     for text, cause, error in reasons:
         if text:

@@ -53,6 +53,10 @@ HALF_LIFE_DAYS = 3.0  # at most; of a shorter history a half
 PENALTY = 3.0  # of the ridge, in samples
 SPIKE = 4.0  # median sizes beyond which a growth is cut off before the ridge sees it
 SKILL = 0.02  # share of persistence's loss that a model must save
+# Replicas are added when peaks that they cannot carry are so many times as frequent as is allowed, and then so many
+# that those are as rare as this; taken away while they stay as rare. On average it is about what is allowed.
+ALARM, RESERVE = 1.5, 0.7
+MOST_MISSED = 0.95
 BENEFIT_OF_DOUBT = 0.05  # of its loss, to the trend while the load rises beyond its noise
 SHARPNESS = 30.0  # of the choice between models, by their relative loss
 YOUNG = 0.1  # share of a history that may lack at its begin
@@ -78,8 +82,9 @@ class Forecast:
     """The highest load of the coming horizon, in units of load."""
 
     expected: float  # median
+    alarm: float  # what must be carried: surpassed ALARM times as often as `peak`
     peak: float  # the quantile that was asked for
-    reserve: float  # the quantile that is missed half as often
+    reserve: float  # what is added for: surpassed RESERVE times as often as `peak`
     recent_reserve: float  # highest `reserve` that the last `lookback` steps would have said
     model: str
     skill: float  # share of persistence's loss that the model saved, over the recent past
@@ -98,6 +103,7 @@ class Peaks:
     skill: Tensor  # [series, quantile]
     rising: Tensor  # [series, quantile]: the load rises beyond its noise
     origins: Tensor  # [series]: finished forecasts
+    blind: Tensor  # [series]: there is no sample now, and yesterday's course stands for it
 
 
 def forecast(questions: Sequence[Question], *, device: str = "cpu", threads: int = 1) -> list[Forecast]:
@@ -171,7 +177,7 @@ def _answers(questions: Sequence[Question], chunk: _Chunk, device: torch.device)
     found = peaks(
         torch.from_numpy(loads).to(device),
         scale=_column([question.scale for question in questions], device),
-        quantiles=with_reserve(_column([question.quantile for question in questions], device)),
+        quantiles=asked_quantiles(_column([question.quantile for question in questions], device)),
         lookback=torch.tensor([question.lookback for question in questions], device=device),
         horizon=chunk.horizon,
         step_seconds=chunk.step_seconds,
@@ -179,8 +185,8 @@ def _answers(questions: Sequence[Question], chunk: _Chunk, device: torch.device)
     )
     columns = (found.expected, found.peak, found.model, found.skill, found.rising)
     first = [column[:, 0].tolist() for column in columns]
-    reserves = [found.peak[:, 1].tolist(), found.recent_peak[:, 1].tolist()]
-    rows = zip(*first, *reserves, found.origins.tolist(), strict=True)
+    others = [found.peak[:, 1].tolist(), found.peak[:, 2].tolist(), found.recent_peak[:, 2].tolist()]
+    rows = zip(*first, *others, found.origins.tolist(), found.blind.tolist(), strict=True)
     return [_answer(*row, needed=_origins_needed(chunk.horizon)) for row in rows]
 
 
@@ -190,19 +196,24 @@ def _answer(
     model: int,
     skill: float,
     rising: bool,  # noqa: FBT001
+    alarm: float,
     reserve: float,
     recent: float,
     origins: int,
+    blind: bool,  # noqa: FBT001
     *,
     needed: int,
 ) -> Forecast:
-    peak = max(peak, expected)
+    alarm = max(alarm, expected)
+    peak = max(peak, alarm)
     reserve = max(reserve, peak)
     trusted = False
     if not np.isfinite(peak):
         reason = "no sample now: nothing to forecast from"
     elif origins < needed:
         reason = f"history too short: {origins} finished forecasts, {needed} are needed"
+    elif blind:
+        reason = "no sample now: the load is taken to go on as it went yesterday"
     elif model == PERSISTENCE:
         reason = "no model beats the load's last value: acting on the load and on how much it varies"
     elif model == TREND and rising:
@@ -211,12 +222,13 @@ def _answer(
     else:
         trusted = True
         reason = f"{MODELS[model]} misses {skill:.0%} less than the load's last value"
-    return Forecast(expected, peak, reserve, max(recent, reserve), MODELS[model], skill, trusted, reason)
+    return Forecast(expected, alarm, peak, reserve, max(recent, reserve), MODELS[model], skill, trusted, reason)
 
 
-def with_reserve(quantiles: Tensor) -> Tensor:
-    """[series, 2 k]: the quantiles, and after them those that are missed half as often."""
-    return torch.cat([quantiles, 1 - (1 - quantiles) / 2], dim=1)
+def asked_quantiles(quantiles: Tensor) -> Tensor:
+    """[series, 3 k]: the quantiles, then those of the alarm, then those of the reserve."""
+    missed = 1 - quantiles
+    return torch.cat([quantiles, 1 - (ALARM * missed).clamp(max=MOST_MISSED), 1 - RESERVE * missed], dim=1)
 
 
 def peaks(
@@ -235,7 +247,7 @@ def peaks(
     """
     day = round(DAY_SECONDS / step_seconds)
     stride = stride_of(loads.shape[1])
-    windows = Windows.of(loads, scale, stride, tick % stride, int(lookback.max()))
+    windows = Windows.of(loads, scale, stride, tick % stride, int(lookback.max()), day)
     origins = windows.origins
     overlap = max(1.0, horizon / windows.stride)
 
@@ -293,7 +305,7 @@ def peaks(
     ceiling = torch.maximum(base[:, origins:] + LONGEST_GROWTH, windows.seen.amax(dim=1, keepdim=True)) + windows.center
     said = torch.minimum(near + chosen + above, ceiling.unsqueeze(1))
     recent = torch.arange(windows.last, device=loads.device) >= windows.last - lookback[:, None]
-    silent = torch.where(windows.fresh, 0.0, torch.nan).unsqueeze(1)
+    silent = torch.where(windows.known, 0.0, torch.nan).unsqueeze(1)
 
     def load(level: Tensor) -> Tensor:
         return (level.exp() - OFFSET).clamp(min=0) * scale + silent
@@ -306,6 +318,7 @@ def peaks(
         skill=skill,
         rising=rising,
         origins=finished,
+        blind=windows.known & ~windows.fresh,
     )
 
 

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Loads:
-    """What was read: a history for each scaler, or what went wrong; neither where the metric has no series."""
+    """What was read: a history for each scaler, or what went wrong; neither where the metric has no series.
+
+    Both where only the cache could be read: the history then ends with what the last pass knew.
+    """
 
     histories: dict[ScalerKey, History] = field(default_factory=dict)
     errors: dict[ScalerKey, str] = field(default_factory=dict)
@@ -50,6 +53,8 @@ async def read_loads(
                     found = await _answer(query, prometheus, now)
             except LifecycleError as error:
                 loads.errors.update(dict.fromkeys(query.scalers, str(error)))
+                before = {key: wanted[key].before() for key in query.scalers}
+                loads.histories.update({key: history for key, history in before.items() if history is not None})
                 return
             loads.histories.update({key: wanted[key].whole(history) for key, history in found})
 
@@ -83,6 +88,11 @@ class _Wanted:
             return History(read.loads[-self.points :], read.step_seconds)
         self.cache.write(self.name, read.loads[-self.points :])
         return History(self.cache.read(self.name, self.points), read.step_seconds)
+
+    def before(self) -> History | None:
+        """The history as far as the last pass knew it."""
+        loads = None if self.cache is None else self.cache.read_before(self.name, self.points)
+        return None if loads is None else History(loads, self.step_seconds)
 
 
 @contextmanager

@@ -83,6 +83,15 @@ class HistoryCache:
             return np.array(row[end - points : end])
         return np.concatenate([row[end - points :], row[:end]])
 
+    def read_before(self, name: str, points: int) -> Floats | None:
+        """The last `points` samples where those since the last pass could not be read; None if nothing is known."""
+        age = self.slot - self._newest.get(name, -1)
+        if not 0 < age < points:
+            return None
+        loads = self.read(name, points)
+        loads[-age:] = np.nan
+        return loads
+
     def save(self) -> None:
         """What is not saved is asked for again."""
         if self._newest:

@@ -1,7 +1,7 @@
 """From loads and forecasts to numbers of replicas, under the safety rules of the HPA, for all scalers at once. Pure.
 
-    need    = max(load now, forecast peak) / (capacity of a replica * target utilisation)
-    reserve = the same with the quantile that is missed half as often
+    need    = max(load now, forecast alarm) / (capacity of a replica * target utilisation)
+    reserve = the same with the forecast's reserve
     up      if need > current, without tolerance, since a forecast that is right and ignored is a violation; then to
             the reserve and at least SPARE beyond the need, so that the next small rise asks for nothing; at most by the
             pace of scaling up
@@ -10,7 +10,7 @@
     always  within [minReplicas, maxReplicas]
 
 A forecast that is not trusted is the load now with the margin that its own past asks for, so it counts as well.
-Missing, stale or NaN data never takes a replica away.
+Missing, stale or NaN data never takes a replica away; a forecast that goes on without them may add some.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Cause(StrEnum):
     FORECAST = "ForecastRises"
     LOAD = "LoadRises"
     LESS = "LoadFell"
+    BLIND = "ForecastRisesWithoutMetrics"
     STEADY = "WithinTolerance"
     STABILIZING = "Stabilizing"
     NO_METRICS = "MetricsMissing"
@@ -147,6 +148,7 @@ class Observed:
     load: Floats
     recent_load: Floats
     coverage: Floats
+    alarm: Floats
     peak: Floats
     reserve: Floats
     recent_reserve: Floats
@@ -166,6 +168,7 @@ class Observed:
             load=_floats(_or(seen.load, math.nan) for seen in observations),
             recent_load=_floats(_or(seen.recent_load, math.nan) for seen in observations),
             coverage=_floats(seen.coverage for seen in observations),
+            alarm=_floats(math.nan if forecast is None else forecast.alarm for forecast in used),
             peak=_floats(math.nan if forecast is None else forecast.peak for forecast in used),
             reserve=_floats(math.nan if forecast is None else forecast.reserve for forecast in used),
             recent_reserve=_floats(math.nan if forecast is None else forecast.recent_reserve for forecast in used),
@@ -234,7 +237,7 @@ def decide(rules: Rules, seen: Observed, now: float) -> Decided:
 def _wanted(rules: Rules, seen: Observed, now: float) -> tuple[Counts, Counts]:
     """Replicas before any limit, and the cause's place."""
     current, scale = seen.replicas, rules.load_per_replica
-    need = np.fmax(seen.load, seen.peak) / scale
+    need = np.fmax(seen.load, seen.alarm) / scale
     reserve = np.fmax(need, seen.reserve / scale)
     asked, by_load = _replicas(need), _replicas(seen.load / scale)
     spare = np.floor(need * (1 + SPARE))  # whole replicas only: a small service is not given a third more
@@ -247,6 +250,7 @@ def _wanted(rules: Rules, seen: Observed, now: float) -> tuple[Counts, Counts]:
     rules_in_order = [
         (rules.off, current, Cause.OFF),
         (current == 0, current, Cause.ZERO),
+        (~np.isfinite(seen.load) & (asked > current), target, Cause.BLIND),
         (~np.isfinite(seen.load), current, Cause.NO_METRICS),
         ((asked > current) & (by_load < asked), target, Cause.FORECAST),
         (asked > current, target, Cause.LOAD),
@@ -325,6 +329,10 @@ def _sentence(spec: ScalerSpec, seen: Observation, peak: float, cause: Cause, no
         return "switched off by mode: off"
     if cause is Cause.ZERO:
         return "the target is scaled to zero, which switches scaling off; give it a replica"
+    if cause is Cause.BLIND:
+        return (
+            f"no fresh sample; as yesterday went, forecast {peak:.3g}; a replica is given {spec.load_per_replica:.3g}"
+        )
     if seen.load is None or not math.isfinite(seen.load):
         return "held: the metric gives no fresh sample"
     said = f"load {seen.load:.3g}" + (f", forecast {peak:.3g}" if math.isfinite(peak) else "")
@@ -339,6 +347,8 @@ def _sentence(spec: ScalerSpec, seen: Observation, peak: float, cause: Cause, no
         part = f"{seen.coverage:.0%} of the window's samples"
         return f"held: only {part} are there, {LEAST_COVERAGE:.0%} are needed to scale down"
     if cause in {Cause.STEADY, Cause.BOUNDS}:
+        if math.isfinite(peak) and peak > seen.replicas * spec.load_per_replica:
+            return f"{said}: nearly what {seen.replicas} replicas carry"
         return f"{said}: {seen.replicas} replicas carry it" if seen.replicas > 1 else f"{said}: 1 replica carries it"
     return carries
 

@@ -1,7 +1,8 @@
 """Quantiles of weighted residuals, for a batch of series at once. Pure; torch.
 
-Above `TAIL_STARTS` the residuals' excess is taken as exponential (peaks over threshold, Pickands 1975): a quantile of
-0.995 is then an estimate from the highest sixth of the residuals and not from the two or three highest.
+Above `TAIL_STARTS` the residuals' excess is taken as generalised Pareto (peaks over threshold, Pickands 1975), fitted
+by its first two moments (Hosking and Wallis 1987): a quantile of 0.995 is then an estimate from the highest sixth of
+the residuals and not from the two or three highest.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 TAIL_STARTS = 0.85
+LIGHTEST, HEAVIEST = 1e-3, 0.3  # shapes of the tail, exponential or nearly; and one that has a third moment
 ENOUGH = 100  # residuals; below it: the normal quantile of their median size
 
 
@@ -28,8 +30,7 @@ def upper_quantiles(residuals: Tensor, weight: Tensor, quantiles: Tensor) -> Ten
     excess = (values - start).clamp(min=0) * (weight > 0)
     share = (weight * (excess > 0)).sum(dim=1, keepdim=True)
     mean = (weight * excess).sum(dim=1, keepdim=True) / share.clamp(min=1e-9)
-    ratio = (share / total) / (1 - quantiles)
-    tail = start + mean * torch.log(ratio.clamp(min=1.0))
+    tail = start + _pareto(mean, _variance(excess, mean, weight, share), (share / total) / (1 - quantiles))
     found = torch.where(quantiles > TAIL_STARTS, tail, empirical(quantiles))
     enough = (weight > 0).sum(dim=1, keepdim=True) >= ENOUGH
     if bool(enough.all()):
@@ -38,6 +39,17 @@ def upper_quantiles(residuals: Tensor, weight: Tensor, quantiles: Tensor) -> Ten
     middle = known.nanmedian(dim=1, keepdim=True).values.nan_to_num(0.0)
     spread = 1.4826 * (known - middle).abs().nanmedian(dim=1, keepdim=True).values.nan_to_num(0.0)
     return torch.where(enough, found, middle + spread * torch.special.ndtri(quantiles))
+
+
+def _variance(excess: Tensor, mean: Tensor, weight: Tensor, share: Tensor) -> Tensor:
+    beyond = weight * (excess > 0)
+    return (beyond * (excess - mean) ** 2).sum(dim=1, keepdim=True) / share.clamp(min=1e-9)
+
+
+def _pareto(mean: Tensor, variance: Tensor, ratio: Tensor) -> Tensor:
+    """The excess that is surpassed 1 / `ratio` times as often as 0; `mean` and `variance` are the excess's."""
+    shape = (0.5 * (1 - mean**2 / variance.clamp(min=1e-12))).clamp(LIGHTEST, HEAVIEST)
+    return mean * (1 - shape) / shape * (ratio.clamp(min=1.0) ** shape - 1)
 
 
 def median_size(residuals: Tensor, weight: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from ml_lifecycle.scaling.ridge import fit
 from ml_lifecycle.scaling.windows import Windows, running_sum
 
 SPANS = (8, 32, 256)  # steps over which the recent roughness is taken
+MEAN_SHARE = 0.3  # of the mean miss, which the usual one is at least
 LEAST_SHARE = 0.1  # of the median miss; keeps the logarithm of a perfect forecast finite
 PENALTY = 10.0
 NARROWEST, WIDEST = math.exp(-3.0), math.exp(3.0)  # times the median miss
@@ -24,21 +25,27 @@ def spread(windows: Windows, residuals: Tensor, weight: Tensor, *, horizon: int,
     `residuals`, `weight` [series, origin]: of the past, 0 where unknown. It learns from roughness, slope and load of
     the moment, and from the misses of the hour before and of the same hour yesterday.
     """
-    usual = median_size(residuals, weight) + 1e-3
-    size = residuals.abs()
+    size, known = residuals.abs(), weight > 0
+    total = weight.sum(dim=1, keepdim=True).clamp(min=1e-6)
+    # Of a load that stands still most of the time the median miss is none.
+    usual = torch.maximum(median_size(residuals, weight), MEAN_SHARE * (size * weight).sum(dim=1, keepdim=True) / total)
+    usual = usual + 1e-3
     columns = [torch.ones_like(windows.at, dtype=torch.float32).expand(len(size), -1), *_roughness(windows)]
     hour = max(1, 60 // windows.stride)
     delay = math.ceil((horizon + 1) / windows.stride)
     lags = [delay]
     if day // windows.stride + hour < windows.origins:
         lags.append(day // windows.stride - hour // 2)
-    clipped, known = size.clamp(max=20 * usual) * (weight > 0), (weight > 0).float()
-    columns += [_past_misses(clipped, known, usual, lag, hour, windows.last) for lag in lags]
+    clipped = size.clamp(max=20 * usual) * known
+    columns += [_past_misses(clipped, known.float(), usual, lag, hour, windows.last) for lag in lags]
     features = torch.stack(columns, dim=1)
-    total = weight.sum(dim=1).clamp(min=1e-6)[:, None, None]
-    features[:, 1:] -= features[:, 1:, : windows.origins] @ weight.unsqueeze(-1) / total  # their means
-    target = torch.log(size / usual + LEAST_SHARE) * (weight > 0)
-    logarithm, _ = fit(features, target, weight, PENALTY * overlap)
+    # Their means:
+    features[:, 1:] -= features[:, 1:, : windows.origins] @ weight.unsqueeze(-1) / total.unsqueeze(-1)
+    target = torch.log(size / usual + LEAST_SHARE) * known
+    logarithm, left_out = fit(features, target, weight, PENALTY * overlap)
+    # A miss must not be measured by a size that was learnt from it.
+    honest = torch.where(known, target - left_out, logarithm[:, : windows.origins])
+    logarithm = torch.cat([honest, logarithm[:, windows.origins :]], dim=1)
     return logarithm.exp().clamp(NARROWEST, WIDEST) * usual
 
 

@@ -156,9 +156,14 @@ def _ready(scaler: Scaler, found: Findings) -> list[Condition]:
     if found.plan is None:
         return [Condition("Ready", "Unknown", "NotReached", "the pass ended before this scaler's turn")]
     if found.metric_error:
-        return [Condition("Ready", "False", str(found.plan.cause), f"held: {found.metric_error}")]
+        return [Condition("Ready", "False", str(found.plan.cause), without_metrics(found.plan, found.metric_error))]
     dry = "dry run: " if scaler.spec is not None and scaler.spec.mode == "dryRun" else ""
     return [Condition("Ready", "True", str(found.plan.cause), dry + found.plan.reason)]
+
+
+def without_metrics(plan: Plan | None, error: str) -> str:
+    """What a pass does while the metrics cannot be read."""
+    return f"{plan.reason}: {error}" if plan is not None and plan.cause is Cause.BLIND else f"held: {error}"
 
 
 def _details(scaler: Scaler, found: Findings) -> list[Condition]:
@@ -179,7 +184,7 @@ def _details(scaler: Scaler, found: Findings) -> list[Condition]:
 def _metrics(plan: Plan, error: str) -> Condition:
     if plan.cause is Cause.OFF:
         return Condition("MetricsAvailable", "Unknown", str(plan.cause), "not read while mode is off")
-    missing = plan.cause in {Cause.NO_METRICS, Cause.FEW_METRICS}
+    missing = plan.cause in {Cause.NO_METRICS, Cause.FEW_METRICS, Cause.BLIND}
     reason = str(plan.cause) if missing else "Fresh"
     message = error or (plan.reason if missing else "the load is fresh")
     return Condition("MetricsAvailable", str(not missing and not error), reason, message)

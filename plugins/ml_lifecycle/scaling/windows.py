@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool1d, pad
 
+from ml_lifecycle.scaling.gaps import fill
+
 OFFSET = 0.5  # replicas; keeps the logarithm of an idle service finite and its noise small
 USUAL_ORIGINS = 550
-CARRIED_GAP = 2  # steps for which the value before it stands for a missing one
 
 
 def stride_of(time: int) -> int:
@@ -43,32 +44,27 @@ class Windows:
     center: Tensor  # [series, 1]
     first: Tensor  # [series, 1]: step of the first sample
     fresh: Tensor  # [series]: whether there is a sample now
+    known: Tensor  # [series]: whether anything is known of now
     stride: int
     phase: int  # steps since the newest origin of the grid
     last: int  # the last steps from which we also look
 
     @classmethod
-    def of(cls, loads: Tensor, scale: Tensor, stride: int, phase: int, last: int) -> Windows:
-        """`loads` [series, time] with NaN in gaps, `scale` [series, 1] the load of one replica."""
-        raw = torch.log(loads / scale + OFFSET)
+    def of(cls, loads: Tensor, scale: Tensor, stride: int, phase: int, last: int, day: int) -> Windows:
+        """`loads` [series, time] with NaN in gaps, `scale` [series, 1] the load of one replica, `day` in steps."""
+        filled = fill(torch.log(loads / scale + OFFSET), day)
+        center = filled.level.mean(dim=1, keepdim=True)
+        level = filled.level - center
+        whole = bool(filled.present.all())
         time = loads.shape[1]
-        level, present = raw, raw.isfinite()
-        whole = bool(present.all())
-        first = torch.zeros_like(scale, dtype=torch.long)
-        if not whole:
-            first = present.to(torch.uint8).argmax(dim=1, keepdim=True)
-            steps = torch.arange(time, device=loads.device)
-            before = torch.where(present, steps, 0).cummax(dim=1).values
-            level = raw.gather(1, torch.maximum(before, first)).nan_to_num(0.0)
-        center = level.mean(dim=1, keepdim=True)
-        level = level - center
         return cls(
             level=level,
-            seen=level if whole else torch.where(present, level, -torch.inf),
+            seen=level if whole else torch.where(filled.present, level, -torch.inf),
             running=running_sum(level),
             center=center,
-            first=first,
-            fresh=present[:, -1 - CARRIED_GAP :].any(dim=1),
+            first=filled.first,
+            fresh=filled.fresh,
+            known=filled.known,
             stride=stride,
             phase=min(phase, time - 1),
             last=min(last, time),

@@ -65,7 +65,7 @@ def test_order_does_not_matter(batch: list[Loads], random: st.DrawFn) -> None:
 def test_a_trusted_forecast_is_a_sane_number(loads: Loads) -> None:
     answer = one(loads)
     if answer.trusted:
-        assert 0 <= answer.expected <= answer.peak <= answer.reserve <= answer.recent_reserve
+        assert 0 <= answer.expected <= answer.alarm <= answer.peak <= answer.reserve <= answer.recent_reserve
         now, most = np.nanmax(loads[-3:]) + SCALE, np.nanmax(loads)
         assert answer.peak <= max(now * math.exp(LONGEST_GROWTH), 1.01 * most + 1)
         assert answer.reason

@@ -16,7 +16,7 @@ loads = st.floats(min_value=0, max_value=5000)
 
 
 def predicted(peak: float, *, trusted: bool = True, recent: float | None = None) -> Forecast:
-    return Forecast(peak, peak, peak, peak if recent is None else recent, "trend", 0.3, trusted, "")
+    return Forecast(peak, peak, peak, peak, peak if recent is None else recent, "trend", 0.3, trusted, "")
 
 
 def observed(replicas: int = 2, load: float | None = 60.0, **changes: object) -> Observation:
@@ -82,7 +82,7 @@ def test_a_plan_says_why(rules: ScalerSpec, seen: Observation) -> None:
     decided = plan(rules, seen, NOW)
     assert decided.reason
     if decided.changes:
-        assert decided.cause in {Cause.FORECAST, Cause.LOAD, Cause.LESS, Cause.BOUNDS}
+        assert decided.cause in {Cause.FORECAST, Cause.LOAD, Cause.LESS, Cause.BOUNDS, Cause.BLIND}
 
 
 def test_the_forecast_adds_replicas_before_the_load_needs_them() -> None:
@@ -93,9 +93,19 @@ def test_the_forecast_adds_replicas_before_the_load_needs_them() -> None:
 
 def test_a_rise_is_answered_with_the_reserve() -> None:
     """So that the next small rise asks for nothing."""
-    forecast = dataclasses.replace(predicted(90), reserve=130)
+    forecast = dataclasses.replace(predicted(90), alarm=85, reserve=130)
     assert plan(spec(), observed(replicas=1, load=30, forecast=forecast), NOW).desired == 4
     assert plan(spec(), observed(replicas=3, load=30, forecast=forecast), NOW).cause is Cause.STEADY
+
+
+def test_it_acts_at_the_alarm_and_not_at_the_peak() -> None:
+    """A peak that creeps over what the replicas carry moves them once, and not at every step."""
+    forecast = dataclasses.replace(predicted(81), alarm=79, reserve=82)
+    steady = plan(spec(), observed(replicas=2, load=30, forecast=forecast), NOW)
+    assert (steady.cause, steady.predicted) == (Cause.STEADY, 3)
+    assert steady.reason == "load 30, forecast 81: nearly what 2 replicas carry"
+    rising = plan(spec(), observed(replicas=2, load=30, forecast=dataclasses.replace(forecast, alarm=80.5)), NOW)
+    assert rising.desired == 3
 
 
 def test_an_untrusted_forecast_is_the_margin_of_the_load() -> None:
@@ -166,6 +176,14 @@ def test_holes_in_the_data_hold() -> None:
 
 def test_holes_in_the_data_do_not_stop_scaling_up() -> None:
     assert plan(spec(), observed(replicas=1, load=90, coverage=0.3), NOW).desired == 3
+
+
+def test_without_metrics_a_forecast_may_add_replicas_and_takes_none_away() -> None:
+    rising = plan(spec(), observed(replicas=1, load=None, recent_load=None, forecast=predicted(90)), NOW)
+    assert (rising.desired, rising.cause) == (3, Cause.BLIND)
+    assert rising.reason == "no fresh sample; as yesterday went, forecast 90; a replica is given 40"
+    falling = plan(spec(), observed(replicas=5, load=None, recent_load=None, forecast=predicted(90)), NOW)
+    assert (falling.desired, falling.cause) == (5, Cause.NO_METRICS)
 
 
 def test_the_targets_own_limit_counts() -> None:

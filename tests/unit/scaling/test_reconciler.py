@@ -527,6 +527,25 @@ async def test_an_outage_leaves_no_hole_in_the_cache(world: World, tmp_path: Pat
     assert not decision.error
 
 
+async def test_while_prometheus_is_down_the_cache_still_sees_the_morning_come(world: World, tmp_path: Path) -> None:
+    await world.deployment()
+    await world.scaler(mode="auto", maxReplicas=20, historySize=3 * 1440, stepSeconds=60, leadTimeSeconds=60)
+    # Every day it rises from 30 to 230 in the first hour after START.
+    world.prometheus.load = lambda at: 30 + 200 * min(1.0, (at % 86_400) / 3600) * (at % 86_400 < 40_000)
+    await world.run(300, history_cache=tmp_path)
+    before = await world.replicas()
+    world.prometheus.down = True
+    (decision,) = await world.run(2400, history_cache=tmp_path)
+    assert decision.cause == "MetricsMissing"
+    assert "as yesterday went" in decision.why
+    assert "does not answer" in decision.why
+    assert before < await world.replicas()
+    assert await world.condition("MetricsAvailable") == ("False", "Prometheus at http://nowhere does not answer")
+    after = await world.replicas()
+    (held,) = await world.run(2400 + 4 * 3600, history_cache=tmp_path)
+    assert (await world.replicas(), held.why) == (after, "held: Prometheus at http://nowhere does not answer")
+
+
 async def test_what_the_deadline_cuts_off_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     await world.deployment("fast")
     await world.deployment("slow")

@@ -17,7 +17,9 @@ from ml_lifecycle.scaling.status import Findings, build_status, read_period, wor
 from tests.unit.scaling.scaler_objects import manifest, scaler
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
-RISING = Forecast(80.123456, 90.123456, 90.5, 91.0, "trend", 0.31234, trusted=True, reason="trend misses 31% less")
+RISING = Forecast(
+    80.123456, 89.9, 90.123456, 90.5, 91.0, "trend", 0.31234, trusted=True, reason="trend misses 31% less"
+)
 
 
 def findings(scaler: Scaler, load: float | None = 30.0, forecast: Forecast | None = RISING, **more: Any) -> Findings:

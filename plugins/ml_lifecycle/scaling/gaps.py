@@ -1,0 +1,87 @@
+"""What stands in for samples that are missing or cannot be: for a batch of series at once. Pure; torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CARRIED_GAP = 2  # steps for which the value before it stands for a missing one
+BLIND_STEPS = 120  # of an outage, for which yesterday's course goes on
+BEFORE_OUTAGE = 8  # steps from whose mean that course is taken
+DIP = 5.0  # usual steps by which a single sample must lie below its neighbours to be no load
+LEAST_DIP = 0.1  # in the logarithm of load
+NOISE_EVERY = 16  # the usual step is taken from so few of them
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A batch without gaps."""
+
+    level: Tensor  # [series, time]
+    present: Tensor  # [series, time]: whether it is a sample
+    first: Tensor  # [series, 1]: step of the first sample
+    fresh: Tensor  # [series]: whether there is a sample now
+    known: Tensor  # [series]: whether anything is known of now
+
+
+def fill(values: Tensor, day: int) -> Filled:
+    """`values` [series, time], NaN in gaps; `day` in steps.
+
+    A gap has the value before it. After an outage of more than CARRIED_GAP steps nothing is known of now; but of a
+    series of two days and more the level goes on as it went yesterday, for BLIND_STEPS.
+    """
+    present = values.isfinite()
+    present &= ~_dips(values, present)
+    fresh = present[:, -1 - CARRIED_GAP :].any(dim=1)
+    if bool(present.all()):
+        return Filled(values, present, torch.zeros_like(fresh, dtype=torch.long).unsqueeze(1), fresh, fresh)
+    first = present.to(torch.uint8).argmax(dim=1, keepdim=True)
+    level = _carried(values, present, first)
+    blind = ~fresh & present[:, -1 - BLIND_STEPS :].any(dim=1) & (first[:, 0] < values.shape[1] - 2 * day)
+    rows = blind.nonzero()[:, 0]
+    if len(rows):
+        level[rows] = _as_yesterday(level[rows], present[rows], day)
+    return Filled(level, present, first, fresh, fresh | blind)
+
+
+def _as_yesterday(level: Tensor, present: Tensor, day: int) -> Tensor:
+    """The level goes on from its last sample as it went from there a day before."""
+    time = level.shape[1]
+    steps = torch.arange(time, device=level.device)
+    last = torch.where(present, steps, 0).amax(dim=1, keepdim=True)
+    tail = steps[-BLIND_STEPS:]
+    before = (last - torch.arange(BEFORE_OUTAGE, device=level.device)).clamp(min=0)
+    now, then = (level.gather(1, (before - lag).clamp(min=0)).mean(dim=1, keepdim=True) for lag in (0, day))
+    course = now + level[:, tail - day] - then
+    level[:, tail] = torch.where(tail > last, course, level[:, tail])
+    return level
+
+
+def _carried(values: Tensor, present: Tensor, first: Tensor) -> Tensor:
+    """[series, time]: `values`, in gaps the one before; before the first the first; 0 where there is none."""
+    steps = torch.arange(values.shape[1], device=values.device)
+    before = torch.where(present, steps, 0).cummax(dim=1).values
+    return values.gather(1, torch.maximum(before, first)).nan_to_num(0.0)
+
+
+def _dips(values: Tensor, present: Tensor) -> Tensor:
+    """[series, time]: single samples far below both their neighbours, as a counter that was reset gives.
+
+    A load that falls is believed at its second sample.
+    """
+    dips = torch.zeros_like(present)
+    if values.shape[1] < 3:
+        return dips
+    later, earlier = values[:, 1::NOISE_EVERY], values[:, :-1:NOISE_EVERY]
+    usual = (later - earlier).abs().nanmedian(dim=1, keepdim=True).values.nan_to_num(0.0)
+    before, after = values, values
+    if not present.all():
+        edge = torch.zeros_like(values[:, :1], dtype=torch.long)
+        before = _carried(values, present, edge)
+        after = _carried(values.flip(1), present.flip(1), edge).flip(1)
+    neighbours = before[:, :-1].clone()
+    neighbours[:, :-1] = torch.minimum(neighbours[:, :-1], after[:, 2:])
+    dips[:, 1:] = present[:, 1:] & (values[:, 1:] < neighbours - (DIP * usual).clamp(min=LEAST_DIP))
+    return dips
