@@ -43,6 +43,8 @@ async def test_defaults_are_filled_in_and_owned_by_nobody(client, namespace):
         ({"quantile": 0.9, "sloViolationPercent": 1}, "sloViolationPercent"),
         ({"metric": {}}, "query"),
         ({"metric": {"preset": "requests_per_second", "query": "up"}}, "query"),
+        ({"metric": {"query": "up", "source": "istio"}}, "source"),
+        ({"metric": {"preset": "requests_per_second", "source": "nginx"}}, "source"),
     ],
 )
 async def test_what_cannot_be_is_refused(client, namespace, spec, field):

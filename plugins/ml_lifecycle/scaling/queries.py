@@ -1,4 +1,4 @@
-"""Which range queries give the loads of many scalers: one for all that share a preset, a step and a length. Pure."""
+"""Which range queries give the loads of many scalers: one for all that share a source, a step and a length. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ml_lifecycle.scaling.load_sources import SOURCES, LoadSource
 from ml_lifecycle.scaling.resource import RATE_WINDOW_STEPS, Scaler, ScalerSpec
 
 NAMES_PER_QUERY = 100  # keeps a query's text below what proxies accept, and its answer, a week of each, at 35 MB
@@ -40,45 +41,46 @@ class LoadQuery:
 def load_queries(scalers: Iterable[Scaler], points: Mapping[ScalerKey, int]) -> list[LoadQuery]:
     """The queries for all scalers that have a valid spec; `points` says how many of the last samples each one needs."""
     written: dict[tuple[str, int], list[ScalerKey]] = defaultdict(list)
-    preset: dict[tuple[int, int], list[tuple[Scaler, ScalerSpec]]] = defaultdict(list)
+    preset: dict[tuple[LoadSource, int, int], list[tuple[Scaler, ScalerSpec]]] = defaultdict(list)
     for scaler in scalers:
         if scaler.spec is None:
             continue
+        step = scaler.spec.step_seconds
         if scaler.spec.metric.query is not None:
-            written[scaler.spec.metric.query, scaler.spec.step_seconds].append(scaler.key)
+            written[scaler.spec.metric.query, step].append(scaler.key)
         else:
-            preset[scaler.spec.step_seconds, points[scaler.key]].append((scaler, scaler.spec))
+            preset[_source(scaler.spec), step, points[scaler.key]].append((scaler, scaler.spec))
     queries = [
         LoadQuery(query, step, max(points[key] for key in keys), (), {(): tuple(keys)})
         for (query, step), keys in written.items()
     ]
-    for (step, number), served in preset.items():
+    for (source, step, number), served in preset.items():
         chunks = (served[start : start + NAMES_PER_QUERY] for start in range(0, len(served), NAMES_PER_QUERY))
-        queries += [_requests_per_second(chunk, step, number) for chunk in chunks]
+        queries += [_requests_per_second(source, chunk, step, number) for chunk in chunks]
     return queries
 
 
-def _requests_per_second(served: list[tuple[Scaler, ScalerSpec]], step: int, points: int) -> LoadQuery:
-    """Requests a second of InferenceServices, as Knative's data plane counts them."""
+def _requests_per_second(
+    source: LoadSource, served: list[tuple[Scaler, ScalerSpec]], step: int, points: int
+) -> LoadQuery:
     members: dict[Labels, tuple[ScalerKey, ...]] = {}
     for scaler, spec in served:
-        labels = (scaler.namespace, f"{spec.target_ref.name}-predictor")
+        labels = (scaler.namespace, source.named(spec.target_ref.name))
         members[labels] = (*members.get(labels, ()), scaler.key)
-    query = _preset_query({namespace for namespace, _ in members}, {name for _, name in members}, step)
-    return LoadQuery(query, step, points, ("k8s_namespace_name", "kn_configuration_name"), members)
+    query = source.query(
+        {scaler.namespace for scaler, _ in served},
+        {spec.target_ref.name for _, spec in served},
+        RATE_WINDOW_STEPS * step,
+    )
+    return LoadQuery(query, step, points, source.labels, members)
 
 
 def load_query(scaler: Scaler, spec: ScalerSpec) -> str:
     """The load of one scaler alone."""
     if spec.metric.query is not None:
         return spec.metric.query
-    return _preset_query({scaler.namespace}, {f"{spec.target_ref.name}-predictor"}, spec.step_seconds)
+    return _source(spec).query([scaler.namespace], [spec.target_ref.name], RATE_WINDOW_STEPS * spec.step_seconds)
 
 
-def _preset_query(namespaces: Iterable[str], names: Iterable[str], step: int) -> str:
-    chosen = "|".join(sorted(name.replace(".", r"\\.") for name in names))
-    return (
-        "sum by (k8s_namespace_name, kn_configuration_name) (rate(kn_serving_invocation_duration_seconds_count{"
-        f'k8s_namespace_name=~"{"|".join(sorted(namespaces))}", kn_configuration_name=~"{chosen}"'
-        f"}}[{RATE_WINDOW_STEPS * step}s]))"
-    )
+def _source(spec: ScalerSpec) -> LoadSource:
+    return SOURCES[spec.metric.source or "knative_otel"]

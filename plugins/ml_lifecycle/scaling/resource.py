@@ -25,6 +25,7 @@ USUAL_LEAD_SECONDS = 180  # until a replica has been seen to start
 RATE_WINDOW_STEPS = 4  # of the preset's rate(); so its value is half of that old
 
 Mode = Literal["auto", "dryRun", "reactiveOnly", "off"]
+Source = Literal["knative_otel", "knative_queue_proxy", "istio", "ml_serving", "kserve"]
 DeletionPolicy = Literal["ReturnToMin", "Keep"]
 
 
@@ -57,15 +58,18 @@ class TargetReference(_Part):
 
 
 class Metric(_Part):
-    """The load: a PromQL query that gives one series, or a preset."""
+    """The load: a PromQL query that gives one series, or a preset and who counts for it."""
 
     query: str | None = Field(default=None, min_length=1)
     preset: Literal["requests_per_second"] | None = None
+    source: Source | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Self:
         if (self.query is None) == (self.preset is None):
             raise ValueError("give either query (PromQL) or preset (requests_per_second), and not both")
+        if self.source is not None and self.preset is None:
+            raise ValueError(f"source {self.source!r} says who counts for a preset: leave it out where query is given")
         return self
 
 

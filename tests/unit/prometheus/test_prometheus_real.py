@@ -2,10 +2,7 @@
 
 import asyncio
 import shutil
-import socket
-import subprocess
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -27,8 +24,8 @@ from tests.unit.prometheus.expositions import (
     STANDARD_STABLE,
     knative_otel,
     pod,
-    target,
 )
+from tests.unit.prometheus.scraped import World
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not on PATH"),
@@ -37,34 +34,6 @@ pytestmark = [
 LAG = 0.5  # a scrape of these targets takes less
 OTEL = replace(PRESETS["knative_otel"], lag_seconds=LAG)
 SIDES = {"service": "digits", "namespace": "models"}
-
-
-class World:
-    """What is scraped, and the Prometheus that scrapes it four times a second."""
-
-    def __init__(self, text):
-        self.text = text
-
-    @contextmanager
-    def prometheus(self, folder, *, seconds=0.0):
-        with target(lambda: self.text(), seconds=seconds) as scraped, socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-            probe.close()
-            configuration = folder / "prometheus.yml"
-            configuration.write_text(
-                "global: {scrape_interval: 250ms, scrape_timeout: 240ms}\n"
-                f"scrape_configs: [{{job_name: plane, static_configs: [{{targets: ['127.0.0.1:{scraped}']}}]}}]\n"
-            )
-            process = subprocess.Popen(
-                ["prometheus", f"--config.file={configuration}", f"--storage.tsdb.path={folder / 'data'}"]
-                + [f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
-            )
-            try:
-                yield f"http://127.0.0.1:{port}"
-            finally:
-                process.terminate()
-                process.wait(10)
 
 
 async def look(client, preset, since=None, at=None, canary=CANARY, stable=STABLE):

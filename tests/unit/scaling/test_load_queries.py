@@ -24,11 +24,22 @@ def test_one_query_for_all_services_of_a_preset_and_step() -> None:
     (query,) = asked([scaler(name, targetRef=inference_service_target(name), metric=RPS) for name in names])
     assert query.query == (
         "sum by (k8s_namespace_name, kn_configuration_name) (rate(kn_serving_invocation_duration_seconds_count{"
-        'k8s_namespace_name=~"models", kn_configuration_name=~"digits-predictor|letters-predictor"}[20s]))'
+        'k8s_namespace_name=~"models", kn_configuration_name=~"(digits|letters)-predictor"}[20s]))'
     )
     labels = {"k8s_namespace_name": "models", "kn_configuration_name": "letters-predictor"}
     assert query.owners(labels) == (("models", "letters"),)
     assert query.owners({**labels, "k8s_namespace_name": "other"}) == ()
+
+
+def test_each_source_is_a_query_of_its_own() -> None:
+    target = inference_service_target("digits")
+    istio = scaler("digits", targetRef=target, metric={**RPS, "source": "istio"})
+    queries = asked([istio, scaler("other", targetRef=inference_service_target("other"), metric=RPS)])
+    assert len(queries) == 2
+    (query,) = asked([istio])
+    assert 'destination_service_name=~"(digits)(?:-v[0-9]+)?-predictor(?:-[0-9]{5})?", reporter="source"' in query.query
+    labels = {"destination_service_namespace": "models", "service": "digits"}
+    assert query.owners(labels) == (("models", "digits"),)
 
 
 def test_other_steps_and_many_names_make_more_queries() -> None:

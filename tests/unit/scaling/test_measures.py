@@ -85,4 +85,4 @@ def test_the_capacity_query_divides_the_load_by_the_busy_replicas() -> None:
     )
     assert preset.spec is not None
     query = capacity_query(preset, preset.spec, "digits-predictor-00001-deployment")
-    assert 'kn_configuration_name=~"digits-predictor"}[240s])' in query
+    assert 'kn_configuration_name=~"(digits)-predictor"}[240s])' in query

@@ -19,6 +19,7 @@ from tests.unit.scaling.scaler_objects import SPEC, inference_service_target, ma
         ({"minReplicas": 11}, "minReplicas 11 must not exceed maxReplicas 10"),
         ({"metric": {}}, "spec.metric: give either query"),
         ({"metric": {"query": "up", "preset": "requests_per_second"}}, "not both"),
+        ({"metric": {"query": "up", "source": "istio"}}, "source 'istio' says who counts for a preset"),
         ({"metric": {"preset": "requests_per_second"}}, "InferenceService, and targetRef is a Deployment"),
         ({"capacityPerReplica": 0}, r"spec.capacityPerReplica = 0: .*greater than 0"),
         ({"quantile": 1.5}, r"spec.quantile = 1.5: .*less than or equal to 0.999"),
