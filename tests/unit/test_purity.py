@@ -20,6 +20,8 @@ DOES_IO = {
     "kserve/own_queries.py",  # asks Prometheus
     "kserve/queries.py",  # asks Prometheus
     "kserve/smoke_test.py",  # a KubernetesPodOperator
+    "scaling/histories.py",  # asks Prometheus
+    "scaling/history_cache.py",  # keeps files
     "scaling/measuring.py",  # asks Prometheus and Kubernetes
     "scaling/reconciler.py",  # reads load, patches targets
     "tracking/rollout_aliases.py",  # moves aliases in MLflow
