@@ -17,7 +17,7 @@ NOISE_EVERY = 16  # the usual step is taken from so few of them
 
 @dataclass(frozen=True)
 class Filled:
-    """A batch without gaps."""
+    """A batch without gaps, and without dips."""
 
     level: Tensor  # [series, time]
     present: Tensor  # [series, time]: whether it is a sample
@@ -33,12 +33,15 @@ def fill(values: Tensor, day: int) -> Filled:
     series of two days and more the level goes on as it went yesterday, for BLIND_STEPS.
     """
     present = values.isfinite()
-    present &= ~_dips(values, present)
     fresh = present[:, -1 - CARRIED_GAP :].any(dim=1)
     if bool(present.all()):
-        return Filled(values, present, torch.zeros_like(fresh, dtype=torch.long).unsqueeze(1), fresh, fresh)
+        level = _without_dips(values, values, values, present)
+        return Filled(level, present, torch.zeros_like(fresh, dtype=torch.long).unsqueeze(1), fresh, fresh)
     first = present.to(torch.uint8).argmax(dim=1, keepdim=True)
-    level = _carried(values, present, first)
+    edge = torch.zeros_like(first)
+    after = _carried(values.flip(1), present.flip(1), edge).flip(1)
+    clean = _without_dips(values, _carried(values, present, edge), after, present)
+    level = _carried(clean, present, first)
     blind = ~fresh & present[:, -1 - BLIND_STEPS :].any(dim=1) & (first[:, 0] < values.shape[1] - 2 * day)
     rows = blind.nonzero()[:, 0]
     if len(rows):
@@ -66,22 +69,19 @@ def _carried(values: Tensor, present: Tensor, first: Tensor) -> Tensor:
     return values.gather(1, torch.maximum(before, first)).nan_to_num(0.0)
 
 
-def _dips(values: Tensor, present: Tensor) -> Tensor:
-    """[series, time]: single samples far below both their neighbours, as a counter that was reset gives.
+def _without_dips(values: Tensor, before: Tensor, after: Tensor, present: Tensor) -> Tensor:
+    """[series, time]: single samples far below both their neighbours have the value of the one before them.
 
-    A load that falls is believed at its second sample.
+    A counter that was reset gives such. A load that falls is believed at its second sample. `before` and `after` are
+    the values with gaps filled from the one side and from the other.
     """
-    dips = torch.zeros_like(present)
     if values.shape[1] < 3:
-        return dips
+        return values
     later, earlier = values[:, 1::NOISE_EVERY], values[:, :-1:NOISE_EVERY]
     usual = (later - earlier).abs().nanmedian(dim=1, keepdim=True).values.nan_to_num(0.0)
-    before, after = values, values
-    if not present.all():
-        edge = torch.zeros_like(values[:, :1], dtype=torch.long)
-        before = _carried(values, present, edge)
-        after = _carried(values.flip(1), present.flip(1), edge).flip(1)
     neighbours = before[:, :-1].clone()
     neighbours[:, :-1] = torch.minimum(neighbours[:, :-1], after[:, 2:])
-    dips[:, 1:] = present[:, 1:] & (values[:, 1:] < neighbours - (DIP * usual).clamp(min=LEAST_DIP))
-    return dips
+    dips = present[:, 1:] & (values[:, 1:] < neighbours - (DIP * usual).clamp(min=LEAST_DIP))
+    if not bool(dips.any()):
+        return values
+    return torch.cat([values[:, :1], torch.where(dips, before[:, :-1], values[:, 1:])], dim=1)
