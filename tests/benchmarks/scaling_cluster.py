@@ -34,7 +34,7 @@ PERIOD = 20_011  # minutes after which the noise repeats
 def main() -> None:
     """Serves until standard input ends."""
     services, history = int(sys.argv[1]), int(sys.argv[2])
-    prometheus = ThreadingHTTPServer(("127.0.0.1", 0), _Prometheus)
+    prometheus = _Server(("127.0.0.1", 0), _Prometheus)
     threading.Thread(target=prometheus.serve_forever, daemon=True).start()
     with tempfile.TemporaryDirectory() as folder, KubernetesStandIn(Path(folder)) as cluster:
         for number in range(services):
@@ -84,6 +84,11 @@ def _service(name: str, history: int) -> list[dict[str, Any]]:
             },
         },
     ]
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+    daemon_threads = True
 
 
 class _Prometheus(BaseHTTPRequestHandler):

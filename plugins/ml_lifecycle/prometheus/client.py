@@ -73,7 +73,7 @@ class PrometheusClient:
     ) -> dict[str, Any]:
         try:
             async with self._places:
-                response = await self._http.post(f"{self.base_url}/api/v1/{path}", data=dict(form))
+                response = await self._post(path, form)
         except httpx.HTTPError as error:
             raise PrometheusUnavailableError(
                 f"Prometheus at {self.base_url} does not answer ({type(error).__name__}: {error}): "
@@ -93,6 +93,14 @@ class PrometheusClient:
             )
         data: dict[str, Any] = answer["data"]
         return data
+
+    async def _post(self, path: str, form: Mapping[str, str]) -> httpx.Response:
+        address = f"{self.base_url}/api/v1/{path}"
+        try:
+            return await self._http.post(address, data=dict(form))
+        except (httpx.ReadError, httpx.RemoteProtocolError):
+            # An idle connection is closed now and then while a request is on its way; a question can be repeated.
+            return await self._http.post(address, data=dict(form))
 
     @staticmethod
     def _must_be(kind: str, data: Mapping[str, Any], query: str) -> None:

@@ -38,29 +38,52 @@ async def read_loads(
     now: float,
     *,
     gate: asyncio.Semaphore,
+    seconds: float,
     cache_folder: Path | None = None,
 ) -> Loads:
-    """The loads up to `now` (Unix seconds); as many queries at a time as `gate` lets."""
+    """The loads up to `now` (Unix seconds); as many queries at a time as `gate` lets, and as many as `seconds` allow.
+
+    What a pass has not read in time is an error of its scalers; with a cache the next pass has less to read.
+    """
     wanted = {scaler.key: _Wanted.of(scaler, scaler.spec) for scaler in scalers if scaler.spec is not None}
     with _caches(wanted.values(), now, cache_folder) as caches:
         for one in wanted.values():
             one.cache = caches.get(one.step_seconds)
         loads = Loads()
 
+        def fail(query: LoadQuery, error: str) -> None:
+            loads.errors.update(dict.fromkeys(query.scalers, error))
+            before = {key: wanted[key].before() for key in query.scalers}
+            loads.histories.update({key: history for key, history in before.items() if history is not None})
+
         async def read(query: LoadQuery) -> None:
             try:
                 async with gate:
                     found = await _answer(query, prometheus, now)
             except LifecycleError as error:
-                loads.errors.update(dict.fromkeys(query.scalers, str(error)))
-                before = {key: wanted[key].before() for key in query.scalers}
-                loads.histories.update({key: history for key, history in before.items() if history is not None})
+                fail(query, str(error))
                 return
             loads.histories.update({key: wanted[key].whole(history) for key, history in found})
 
         asked = {key: one.asked for key, one in wanted.items()}
-        await asyncio.gather(*(read(query) for query in load_queries(scalers, asked)))
+        tasks = {asyncio.create_task(read(query)): query for query in load_queries(scalers, asked)}
+        for task in await _within(seconds, tasks):
+            fail(tasks[task], f"its load was not read within {seconds:g} s")
     return loads
+
+
+async def _within(seconds: float, tasks: Iterable[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+    """Runs the tasks; gives those that had to be ended, and raises what one of the others raised."""
+    waiting = list(tasks)
+    try:
+        done, late = await asyncio.wait(waiting, timeout=seconds) if waiting else (set(), set())
+    finally:
+        for task in waiting:
+            task.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
+    for task in done:
+        task.result()
+    return late
 
 
 @dataclass
@@ -108,9 +131,11 @@ def _caches(wanted: Iterable[_Wanted], now: float, folder: Path | None) -> Itera
         caches = {step: HistoryCache(folder, step, now) for step in rooms} if mine else {}
         for step, cache in caches.items():
             cache.make_room(rooms[step])
-        yield caches
-        for cache in caches.values():
-            cache.save()
+        try:
+            yield caches
+        finally:  # also where the pass ends here: what it has read is not read again
+            for cache in caches.values():
+                cache.save()
 
 
 async def _answer(query: LoadQuery, prometheus: PrometheusClient, now: float) -> list[tuple[ScalerKey, History]]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+READING_SHARE = 0.5  # of the deadline, that the reading of loads may take
 THREADS = len(os.sched_getaffinity(0))
 
 
@@ -175,7 +176,10 @@ class _Pass:
     async def _loads(self, scalers: Sequence[Scaler]) -> Loads:
         asked = [scaler for scaler in scalers if scaler.spec is not None and scaler.spec.mode != "off"]
         folder = self._options.history_cache
-        return await read_loads(asked, self._prometheus, self._now.timestamp(), gate=self._gate, cache_folder=folder)
+        seconds = READING_SHARE * self._options.deadline_seconds
+        return await read_loads(
+            asked, self._prometheus, self._now.timestamp(), gate=self._gate, seconds=seconds, cache_folder=folder
+        )
 
     async def _forecasts(
         self, scalers: Sequence[Scaler], histories: Mapping[ScalerKey, History]

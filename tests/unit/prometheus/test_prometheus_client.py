@@ -66,6 +66,29 @@ async def test_an_unwell_server_is_unavailable(status, body):
             await client.instant("up", 1)
 
 
+@pytest.mark.parametrize("broken", [1, 2])
+async def test_a_connection_that_breaks_off_is_tried_once_more(broken):
+    tries = 0
+
+    async def answer(reader, writer):
+        nonlocal tries
+        tries += 1
+        await reader.readuntil(b"\r\n\r\n")
+        if tries > broken:
+            text = json.dumps(success("scalar", [3, "1"]))
+            writer.write(f"HTTP/1.1 200 x\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode())
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server, PrometheusClient(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
+        if broken == 1:
+            assert (await client.instant("1", 3))[0].value == 1.0
+        else:
+            with pytest.raises(PrometheusUnavailableError):
+                await client.instant("1", 3)
+    assert tries == 2
+
+
 async def test_no_server_is_unavailable():
     async with PrometheusClient("http://127.0.0.1:9") as client:
         with pytest.raises(PrometheusUnavailableError, match="check the connection"):

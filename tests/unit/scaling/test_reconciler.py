@@ -29,7 +29,7 @@ from ml_lifecycle.scaling.client import LISTED, MIN_SCALE, ScalerClient, Target
 from ml_lifecycle.scaling.decision import Decision
 from ml_lifecycle.scaling.reconciler import PassOptions, reconcile
 from ml_lifecycle.scaling.resource import FINALIZER
-from tests.unit.scaling.scaler_objects import inference_service_target, manifest
+from tests.unit.scaling.scaler_objects import SPEC, inference_service_target, manifest
 
 START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 RPS = {"preset": "requests_per_second"}
@@ -525,6 +525,30 @@ async def test_an_outage_leaves_no_hole_in_the_cache(world: World, tmp_path: Pat
     (decision,) = await world.run(1200, history_cache=tmp_path)
     assert world.prometheus.samples == [200, 11, 20 + 10]
     assert not decision.error
+
+
+async def test_what_is_not_read_in_time_holds_and_the_next_pass_goes_on_from_there(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("quick", "slow"):
+        await world.deployment(name)
+        await world.scaler(name, targetRef={**SPEC["targetRef"], "name": name}, metric={"query": name}, historySize=200)
+    answer, slow = world.prometheus.range, {"slow"}
+
+    async def answers(query: str, *window: float) -> list[Series]:
+        if query in slow:
+            await asyncio.sleep(60)
+        return await answer(query, *window)
+
+    monkeypatch.setattr(world.prometheus, "range", answers)
+    quick, late = await world.run(history_cache=tmp_path, deadline_seconds=0.6)
+    assert not quick.error
+    assert (late.cause, late.why) == ("MetricsMissing", "held: its load was not read within 0.3 s")
+    slow.clear()
+    quick, late = await world.run(5, history_cache=tmp_path)
+    assert not quick.error
+    assert not late.error
+    assert world.prometheus.samples == [200, 121, 200]
 
 
 async def test_while_prometheus_is_down_the_cache_still_sees_the_morning_come(world: World, tmp_path: Path) -> None:
