@@ -35,7 +35,8 @@ from ml_lifecycle.scaling.features import (
     shape_features,
     trend,
 )
-from ml_lifecycle.scaling.quantiles import ENOUGH, median_size, pinball, upper_quantiles
+from ml_lifecycle.scaling.margins import margins
+from ml_lifecycle.scaling.quantiles import ENOUGH, median_size
 from ml_lifecycle.scaling.ridge import fit
 from ml_lifecycle.scaling.spread import spread
 from ml_lifecycle.scaling.windows import OFFSET, Windows, stride_of
@@ -271,19 +272,21 @@ def peaks(
     predicted = torch.stack([torch.zeros_like(base), straight, yesterday, fitted])  # [model, series, point]
     residual = growth - predicted[..., :origins]
     residual[RIDGE] = torch.where(passed, left_out, residual[RIDGE])
-    size = spread(windows, residual[RIDGE], weight, horizon=horizon, day=day, overlap=overlap)
-    scores = residual / size[:, :origins]
-    margin = torch.stack([upper_quantiles(score, weight, quantiles) for score in scores])  # [model, series, k]
     finished = passed.sum(dim=1)
     young = (finished < ENOUGH)[:, None]
-    least = noise_margin(windows, horizon, quantiles) / size[:, -1:]
-    margin = torch.where(young, torch.maximum(margin, least), margin)
-
-    loss = _losses(residual, margin, size[:, :origins], quantiles, passed, torch.where(begun, decay, 0.0))
+    added, loss = margins(
+        residual,
+        spread(windows, residual[RIDGE], weight, horizon=horizon, day=day, overlap=overlap),
+        quantiles,
+        weight=weight,
+        judged=torch.where(begun, decay, 0.0),
+        passed=passed,
+        least=torch.where(young, noise_margin(windows, horizon, quantiles), -torch.inf),
+    )
     loss[RIDGE] = torch.where(
         (finished * windows.stride >= HORIZONS_FOR_RIDGE * horizon)[:, None], loss[RIDGE], torch.inf
     )
-    rising = straight[:, -1:] > margin[PERSISTENCE] * size[:, -1:]
+    rising = straight[:, -1:] > added[PERSISTENCE, ..., -1]
     # A rise that has just begun has no past to be proven on, and waiting for the proof would be too late.
     loss[TREND] = torch.where(rising, (1 - BENEFIT_OF_DOUBT) * loss[TREND], loss[TREND])
     best = loss.argmin(dim=0)  # [series, k]; the simpler model wins a tie
@@ -299,7 +302,7 @@ def peaks(
         (best == PERSISTENCE) | (rising & (best == TREND)), alone, say / say.sum(dim=0)
     )  # [model, series, k]
     chosen = torch.einsum("msk,msl->skl", say, predicted[..., origins:])
-    above = (say * margin).sum(dim=0).unsqueeze(-1) * size[:, None, origins:]
+    above = (say.unsqueeze(-1) * added).sum(dim=0)
     near = (base[:, origins:] + windows.center).unsqueeze(1)
     # No more than threefold, unless the history has seen as much.
     ceiling = torch.maximum(base[:, origins:] + LONGEST_GROWTH, windows.seen.amax(dim=1, keepdim=True)) + windows.center
@@ -324,18 +327,6 @@ def peaks(
 
 def _origins_needed(horizon: int) -> int:
     return max(FEWEST_ORIGINS, HORIZONS_FOR_ANY * horizon)
-
-
-def _losses(
-    residual: Tensor, margin: Tensor, size: Tensor, quantiles: Tensor, passed: Tensor, weight: Tensor
-) -> Tensor:
-    """[model, series, k]: mean pinball loss, recent origins counting more."""
-    total = weight.sum(dim=1, keepdim=True).clamp(min=1e-9)
-    columns = [
-        (weight * pinball(residual, margin[..., place, None] * size, quantiles[:, place, None], passed)).sum(dim=-1)
-        for place in range(quantiles.shape[1])
-    ]
-    return torch.stack(columns, dim=-1) / total
 
 
 def _column(values: Sequence[float], device: torch.device) -> Tensor:

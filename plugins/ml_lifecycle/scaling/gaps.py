@@ -10,7 +10,7 @@ from torch import Tensor
 CARRIED_GAP = 2  # steps for which the value before it stands for a missing one
 BLIND_STEPS = 120  # of an outage, for which yesterday's course goes on
 BEFORE_OUTAGE = 8  # steps from whose mean that course is taken
-DIP = 5.0  # usual steps by which a single sample must lie below its neighbours to be no load
+DIP = 8.0  # usual steps by which a single sample must lie below its neighbours to be no load
 LEAST_DIP = 0.1  # in the logarithm of load
 NOISE_EVERY = 16  # the usual step is taken from so few of them
 
@@ -77,11 +77,14 @@ def _without_dips(values: Tensor, before: Tensor, after: Tensor, present: Tensor
     """
     if values.shape[1] < 3:
         return values
-    later, earlier = values[:, 1::NOISE_EVERY], values[:, :-1:NOISE_EVERY]
-    usual = (later - earlier).abs().nanmedian(dim=1, keepdim=True).values.nan_to_num(0.0)
-    neighbours = before[:, :-1].clone()
-    neighbours[:, :-1] = torch.minimum(neighbours[:, :-1], after[:, 2:])
-    dips = present[:, 1:] & (values[:, 1:] < neighbours - (DIP * usual).clamp(min=LEAST_DIP))
-    if not bool(dips.any()):
+    step = (values[:, 1:] - before[:, :-1]).nan_to_num(0.0)
+    usual = step[:, ::NOISE_EVERY].abs().median(dim=1, keepdim=True).values
+    far = (DIP * usual).clamp(min=LEAST_DIP)
+    rows = (step.amin(dim=1) < -far[:, 0]).nonzero()[:, 0]
+    if not len(rows):
         return values
-    return torch.cat([values[:, :1], torch.where(dips, before[:, :-1], values[:, 1:])], dim=1)
+    found, fallen = values[rows], step[rows] < -far[rows]
+    risen = after[rows, 2:] - found[:, 1:-1] > far[rows]
+    fallen[:, :-1] &= risen
+    found[:, 1:] = torch.where(fallen & present[rows, 1:], before[rows, :-1], found[:, 1:])
+    return values.index_copy(0, rows, found)

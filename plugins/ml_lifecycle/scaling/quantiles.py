@@ -11,34 +11,49 @@ import torch
 from torch import Tensor
 
 TAIL_STARTS = 0.85
+BISECTIONS = 12  # to a few thousandths of the range
 LIGHTEST, HEAVIEST = 1e-3, 0.3  # shapes of the tail, exponential or nearly; and one that has a third moment
 ENOUGH = 100  # residuals; below it: the normal quantile of their median size
 
 
 def upper_quantiles(residuals: Tensor, weight: Tensor, quantiles: Tensor) -> Tensor:
     """[series, quantile] of `residuals` [series, origin]; `quantiles` [series, quantile]; 0 where no weight is."""
-    values, order = torch.where(weight > 0, residuals, -torch.inf).sort(dim=1, descending=True)
-    weight = weight.gather(1, order)
+    known = weight > 0
     total = weight.sum(dim=1, keepdim=True).clamp(min=1e-9)
-    above = weight.cumsum(dim=1) / total  # share at or above each value
-
-    def empirical(quantile: Tensor) -> Tensor:
-        place = torch.searchsorted(above, (1 - quantile).contiguous()).clamp(max=values.shape[1] - 1)
-        return values.gather(1, place).nan_to_num(nan=0.0, neginf=0.0, posinf=0.0)
-
-    start = empirical(torch.full_like(quantiles[:, :1], TAIL_STARTS))
-    excess = (values - start).clamp(min=0) * (weight > 0)
+    start = _start(residuals, weight, (1 - TAIL_STARTS) * total)
+    excess = (residuals - start).clamp(min=0) * known
     share = (weight * (excess > 0)).sum(dim=1, keepdim=True)
     mean = (weight * excess).sum(dim=1, keepdim=True) / share.clamp(min=1e-9)
-    tail = start + _pareto(mean, _variance(excess, mean, weight, share), (share / total) / (1 - quantiles))
-    found = torch.where(quantiles > TAIL_STARTS, tail, empirical(quantiles))
-    enough = (weight > 0).sum(dim=1, keepdim=True) >= ENOUGH
+    found = start + _pareto(mean, _variance(excess, mean, weight, share), (share / total) / (1 - quantiles))
+    if bool((quantiles <= TAIL_STARTS).any()):
+        found = torch.where(quantiles > TAIL_STARTS, found, _empirical(residuals, weight, quantiles))
+    enough = known.sum(dim=1, keepdim=True) >= ENOUGH
     if bool(enough.all()):
         return found
-    known = torch.where(weight > 0, values, torch.nan)
-    middle = known.nanmedian(dim=1, keepdim=True).values.nan_to_num(0.0)
-    spread = 1.4826 * (known - middle).abs().nanmedian(dim=1, keepdim=True).values.nan_to_num(0.0)
+    few = torch.where(known, residuals, torch.nan)
+    middle = few.nanmedian(dim=1, keepdim=True).values.nan_to_num(0.0)
+    spread = 1.4826 * (few - middle).abs().nanmedian(dim=1, keepdim=True).values.nan_to_num(0.0)
     return torch.where(enough, found, middle + spread * torch.special.ndtri(quantiles))
+
+
+def _start(residuals: Tensor, weight: Tensor, above: Tensor) -> Tensor:
+    """[series, 1]: the residual beyond which `above` of the weight lies; by bisection, much faster than sorting."""
+    low = torch.where(weight > 0, residuals, torch.inf).amin(dim=1, keepdim=True).nan_to_num(posinf=0.0)
+    high = torch.where(weight > 0, residuals, -torch.inf).amax(dim=1, keepdim=True).nan_to_num(neginf=0.0)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        beyond = (weight * (residuals > middle)).sum(dim=1, keepdim=True) > above
+        low, high = torch.where(beyond, middle, low), torch.where(beyond, high, middle)
+    return high
+
+
+def _empirical(residuals: Tensor, weight: Tensor, quantiles: Tensor) -> Tensor:
+    """[series, quantile]: the residual at or above which so much of the weight lies; 0 where no weight is."""
+    values, order = torch.where(weight > 0, residuals, -torch.inf).sort(dim=1, descending=True)
+    weight = weight.gather(1, order)
+    above = weight.cumsum(dim=1) / weight.sum(dim=1, keepdim=True).clamp(min=1e-9)
+    place = torch.searchsorted(above, (1 - quantiles).contiguous()).clamp(max=values.shape[1] - 1)
+    return values.gather(1, place).nan_to_num(nan=0.0, neginf=0.0, posinf=0.0)
 
 
 def _variance(excess: Tensor, mean: Tensor, weight: Tensor, share: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch.nn.functional import pad
 
 from ml_lifecycle.scaling.quantiles import median_size
 from ml_lifecycle.scaling.ridge import fit
-from ml_lifecycle.scaling.windows import Windows, running_sum
+from ml_lifecycle.scaling.windows import Means, Windows
 
 SPANS = (8, 32, 256)  # steps over which the recent roughness is taken
 MEAN_SHARE = 0.3  # of the mean miss, which the usual one is at least
@@ -19,8 +20,20 @@ PENALTY = 10.0
 NARROWEST, WIDEST = math.exp(-3.0), math.exp(3.0)  # times the median miss
 
 
-def spread(windows: Windows, residuals: Tensor, weight: Tensor, *, horizon: int, day: int, overlap: float) -> Tensor:
-    """[series, point], never 0: the expected size of the residual at each point.
+@dataclass(frozen=True)
+class Spread:
+    """The expected size of the miss at each point."""
+
+    logarithm: Tensor  # [series, point], relative to the usual size
+    usual: Tensor  # [series, 1]
+
+    def size(self, share: float = 1.0) -> Tensor:
+        """[series, point], never 0: that size, of whose difference from the usual one a `share` is believed."""
+        return (share * self.logarithm).exp().clamp(NARROWEST, WIDEST) * self.usual
+
+
+def spread(windows: Windows, residuals: Tensor, weight: Tensor, *, horizon: int, day: int, overlap: float) -> Spread:
+    """What size of the residual is expected at each point.
 
     `residuals`, `weight` [series, origin]: of the past, 0 where unknown. It learns from roughness, slope and load of
     the moment, and from the misses of the hour before and of the same hour yesterday.
@@ -45,15 +58,14 @@ def spread(windows: Windows, residuals: Tensor, weight: Tensor, *, horizon: int,
     logarithm, left_out = fit(features, target, weight, PENALTY * overlap)
     # A miss must not be measured by a size that was learnt from it.
     honest = torch.where(known, target - left_out, logarithm[:, : windows.origins])
-    logarithm = torch.cat([honest, logarithm[:, windows.origins :]], dim=1)
-    return logarithm.exp().clamp(NARROWEST, WIDEST) * usual
+    return Spread(torch.cat([honest, logarithm[:, windows.origins :]], dim=1), usual)
 
 
 def _roughness(windows: Windows) -> list[Tensor]:
     steps = (windows.level[:, 1:] - windows.level[:, :-1]).abs()
-    running = running_sum(pad(steps, (1, 0)))
-    usual = 0.2 * running[:, -1:] / max(1, windows.time - 1) + 1e-3
-    columns = [torch.log(windows.mean_of(running, span) + usual) for span in SPANS if span * 2 <= windows.time]
+    means = Means(windows, pad(steps, (1, 0)))
+    usual = 0.2 * means.mean() + 1e-3
+    columns = [torch.log(means.over(span) + usual) for span in SPANS if span * 2 <= windows.time]
     slope = (windows.mean(1) - windows.mean(16)).abs()
     return [*columns, torch.log(slope + usual), windows.mean(8)]
 

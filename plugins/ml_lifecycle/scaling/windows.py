@@ -36,11 +36,10 @@ def running_sum(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Windows:
-    """Log-loads relative to each series' mean, and their running sums."""
+    """Log-loads relative to each series' mean."""
 
     level: Tensor  # [series, time], gaps filled with the value before
     seen: Tensor  # [series, time], -inf in gaps
-    running: Tensor  # [series, time + 1]
     center: Tensor  # [series, 1]
     first: Tensor  # [series, 1]: step of the first sample
     fresh: Tensor  # [series]: whether there is a sample now
@@ -60,7 +59,6 @@ class Windows:
         return cls(
             level=level,
             seen=level if whole else torch.where(filled.present, level, -torch.inf),
-            running=running_sum(level),
             center=center,
             first=filled.first,
             fresh=filled.fresh,
@@ -104,14 +102,11 @@ class Windows:
 
     def mean(self, steps: int, offset: int = 0) -> Tensor:
         """[series, point]: the mean level of the `steps` that end `offset` after each point, as far as there are."""
-        return self.mean_of(self.running, steps, offset)
+        return self._means.over(steps, offset)
 
-    def mean_of(self, running: Tensor, steps: int, offset: int = 0) -> Tensor:
-        """The same of another running sum, [series, time + 1]."""
-        high = (self.at + 1 + offset).clamp(min=0)
-        low = (self.at + 1 + offset - steps).clamp(min=0)
-        total = self.look(running, offset) - self.look(running, offset - steps)
-        return total / (high - low).clamp(min=1)
+    @cached_property
+    def _means(self) -> Means:
+        return Means(self, self.level)
 
     def highest_ahead(self, horizon: int) -> tuple[Tensor, Tensor]:
         """[series, origin]: the highest level of the next `horizon` steps, and whether they have all passed.
@@ -134,3 +129,27 @@ class Windows:
         """[series, origin]: 1 for now, half of it one half-life [series, 1] ago."""
         age = (self.time - 1 - self.at[: self.origins]).float()
         return torch.exp2(-age / half_life)
+
+
+class Means:
+    """Means of `values` [series, time] before points; those that begin or end alike share what is looked up."""
+
+    def __init__(self, windows: Windows, values: Tensor) -> None:
+        self._windows = windows
+        self._running = running_sum(values)
+        self._found: dict[int, Tensor] = {}
+
+    def over(self, steps: int, offset: int = 0) -> Tensor:
+        """[series, point]: the mean of the `steps` that end `offset` after each point, as far as there are."""
+        end = self._windows.at + 1 + offset
+        count = end.clamp(min=0) - (end - steps).clamp(min=0)
+        return (self._up_to(offset) - self._up_to(offset - steps)) / count.clamp(min=1)
+
+    def mean(self) -> Tensor:
+        """[series, 1]: of all values."""
+        return self._running[:, -1:] / max(1, self._running.shape[1] - 1)
+
+    def _up_to(self, offset: int) -> Tensor:
+        if offset not in self._found:
+            self._found[offset] = self._windows.look(self._running, offset)
+        return self._found[offset]
