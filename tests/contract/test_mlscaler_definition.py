@@ -41,6 +41,7 @@ async def test_defaults_are_filled_in_and_owned_by_nobody(client, namespace):
         ({"capacityPerReplica": 0}, "capacityPerReplica"),
         ({"mode": "sometimes"}, "mode"),
         ({"quantile": 0.9, "sloViolationPercent": 1}, "sloViolationPercent"),
+        ({"forecastModel": "prophet"}, "forecastModel"),
         ({"metric": {}}, "query"),
         ({"metric": {"preset": "requests_per_second", "query": "up"}}, "query"),
         ({"metric": {"query": "up", "source": "istio"}}, "source"),

@@ -6,7 +6,8 @@ how much the highest load of the next `horizon` steps exceeds the load now:
 - persistence: not at all;
 - trend: the slope of the last steps goes on, as far as it stands out from the series' own noise;
 - seasonal: as it did yesterday at this time;
-- ridge: a regression on the recent shape, on the same window of the days and the week before, and on the time of day.
+- ridge: a regression on the recent shape, on the same window of the days and the week before, and on the time of day;
+- Holt-Winters and a straight line through ten samples: only where they are asked for.
 
 What each model has missed by, in units of how much is missed at such times (`spread`), gives the quantile that is
 added to it; the pinball loss of the result over the recent past chooses the model. Where nothing beats persistence the
@@ -39,10 +40,13 @@ from ml_lifecycle.scaling.margins import margins
 from ml_lifecycle.scaling.quantiles import ENOUGH, median_size
 from ml_lifecycle.scaling.ridge import fit
 from ml_lifecycle.scaling.spread import spread
+from ml_lifecycle.scaling.textbook import holt_winters, straight_line
 from ml_lifecycle.scaling.windows import OFFSET, Windows, stride_of
 
-MODELS = ("persistence", "trend", "seasonal", "ridge")
-PERSISTENCE, TREND, SEASONAL, RIDGE = range(4)
+MODELS = ("persistence", "trend", "seasonal", "ridge", "holtWinters", "straightLine")
+PERSISTENCE, TREND, SEASONAL, RIDGE, HOLT_WINTERS, STRAIGHT_LINE = range(6)
+USUAL = 4  # of them are tried; the others only where they are asked for
+AUTO = "auto"
 
 DAY_SECONDS = 86_400
 LONGEST_GROWTH = float(np.log(3.0))  # no forecast says more than threefold
@@ -76,6 +80,7 @@ class Question:
     lookback: int = 1  # steps over which `recent_reserve` looks back
     step_seconds: float = 60.0
     at: float = 0.0  # Unix seconds of now; what was learnt a tick ago is then learnt from the same past
+    model: str = AUTO  # or the one of MODELS that is to be used wherever it beats persistence
 
 
 @dataclass(frozen=True)
@@ -139,18 +144,20 @@ class _Chunk:
     horizon: int
     step_seconds: float
     tick: int
+    model: str
 
 
 def _chunks(questions: Sequence[Question]) -> Iterator[_Chunk]:
-    groups: dict[tuple[int, int, float, int], list[int]] = defaultdict(list)
+    groups: dict[tuple[int, int, float, int, str], list[int]] = defaultdict(list)
     for index, question in enumerate(questions):
         tick = round(question.at / question.step_seconds)
-        groups[used_length(question.loads), question.horizon, question.step_seconds, tick].append(index)
-    for (length, horizon, step, tick), members in groups.items():
+        length = used_length(question.loads)
+        groups[length, question.horizon, question.step_seconds, tick, question.model].append(index)
+    for (length, horizon, step, tick, model), members in groups.items():
         # Short histories have an origin at every step, and features at every origin.
         size = max(1, CELLS_PER_CHUNK // max(length, 8 * (length // stride_of(length))))
         for start in range(0, len(members), size):
-            yield _Chunk(members[start : start + size], length, horizon, step, tick)
+            yield _Chunk(members[start : start + size], length, horizon, step, tick, model)
 
 
 def used_length(loads: NDArray[np.floating[Any]]) -> int:
@@ -183,6 +190,7 @@ def _answers(questions: Sequence[Question], chunk: _Chunk, device: torch.device)
         horizon=chunk.horizon,
         step_seconds=chunk.step_seconds,
         tick=chunk.tick,
+        model=chunk.model,
     )
     columns = (found.expected, found.peak, found.model, found.skill, found.rising)
     first = [column[:, 0].tolist() for column in columns]
@@ -241,10 +249,12 @@ def peaks(
     horizon: int,
     step_seconds: float,
     tick: int = 0,
+    model: str = AUTO,
 ) -> Peaks:
     """The batch's answers: `loads` [series, time] with NaN in gaps, `scale` [series, 1], `quantiles` [series, k].
 
-    `tick` numbers the steps, so that successive passes look from the same origins.
+    `tick` numbers the steps, so that successive passes look from the same origins. With a `model` of its own, only that
+    one is tried beside persistence.
     """
     day = round(DAY_SECONDS / step_seconds)
     stride = stride_of(loads.shape[1])
@@ -269,7 +279,13 @@ def peaks(
     )
     left_out = left_out + growth - torch.maximum(torch.minimum(growth, cut), -cut)
 
-    predicted = torch.stack([torch.zeros_like(base), straight, yesterday, fitted])  # [model, series, point]
+    models = [torch.zeros_like(base), straight, yesterday, fitted]
+    if model in MODELS[USUAL:]:  # the places of both, so that MODELS names them
+        models += [
+            holt_winters(windows, horizon, day) if model == MODELS[HOLT_WINTERS] else models[PERSISTENCE],
+            straight_line(windows, horizon, LONGEST_GROWTH) if model == MODELS[STRAIGHT_LINE] else models[PERSISTENCE],
+        ]
+    predicted = torch.stack(models)  # [model, series, point]
     residual = growth - predicted[..., :origins]
     residual[RIDGE] = torch.where(passed, left_out, residual[RIDGE])
     finished = passed.sum(dim=1)
@@ -286,6 +302,9 @@ def peaks(
     loss[RIDGE] = torch.where(
         (finished * windows.stride >= HORIZONS_FOR_RIDGE * horizon)[:, None], loss[RIDGE], torch.inf
     )
+    if model != AUTO:
+        others = [place for place in range(len(models)) if place not in {PERSISTENCE, MODELS.index(model)}]
+        loss[others] = torch.inf
     rising = straight[:, -1:] > added[PERSISTENCE, ..., -1]
     # A rise that has just begun has no past to be proven on, and waiting for the proof would be too late.
     loss[TREND] = torch.where(rising, (1 - BENEFIT_OF_DOUBT) * loss[TREND], loss[TREND])

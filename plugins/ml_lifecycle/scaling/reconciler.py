@@ -315,6 +315,7 @@ def _question(spec: ScalerSpec, history: History, tick_seconds: float, now: date
         lookback=spec.stabilization_steps,
         step_seconds=spec.step_seconds,
         at=now.timestamp(),
+        model=spec.forecast_model,
     )
 
 

@@ -26,6 +26,7 @@ RATE_WINDOW_STEPS = 4  # of the preset's rate(); so its value is half of that ol
 
 Mode = Literal["auto", "dryRun", "reactiveOnly", "off"]
 Source = Literal["knative_otel", "knative_queue_proxy", "istio", "ml_serving", "kserve"]
+Model = Literal["auto", "persistence", "trend", "seasonal", "ridge", "holtWinters", "straightLine"]
 DeletionPolicy = Literal["ReturnToMin", "Keep"]
 
 
@@ -111,6 +112,7 @@ class ScalerSpec(_Part):
     quantile: float | None = Field(default=None, ge=0.5, le=0.999)
     slo_violation_percent: float | None = Field(default=None, ge=0.1, le=50)
     lead_time_seconds: int | None = Field(default=None, ge=0, le=7200)  # None: measured
+    forecast_model: Model = "auto"
     behavior: Behavior = Behavior()
     tolerance: float = Field(default=0.15, ge=0, lt=1)
     mode: Mode = "auto"
