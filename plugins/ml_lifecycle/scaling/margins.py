@@ -8,9 +8,10 @@ from torch import Tensor
 from ml_lifecycle.scaling.quantiles import pinball, upper_quantiles
 from ml_lifecycle.scaling.spread import Spread
 
-# How far a margin follows the size that is expected of the miss: not at all, by its root, fully. Which of them is best
-# depends on the series and on the quantile: the better a size is foreseen, the more.
+# How far a margin follows the size that is expected of the miss: by a power of it, or not at all. Which is better
+# depends on the series and on the quantile: on how well its misses can be foreseen.
 FOLLOWED = (0.6, 0.0)
+WORTH = 0.05  # of the loss, that another choice must save
 
 
 def margins(
@@ -40,8 +41,9 @@ def margins(
     added, loss = tried(FOLLOWED[0])
     for share in FOLLOWED[1:]:
         other, lost = tried(share)
-        added = torch.where((lost < loss).unsqueeze(-1), other, added)
-        loss = torch.minimum(lost, loss)
+        better = lost < (1 - WORTH) * loss
+        added = torch.where(better.unsqueeze(-1), other, added)
+        loss = torch.where(better, lost, loss)
     return added, loss
 
 
