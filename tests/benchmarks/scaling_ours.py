@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ml_lifecycle.scaling.forecast import PERSISTENCE, asked_quantiles, peaks, used_length
+from ml_lifecycle.scaling.forecast import asked_quantiles, used_length
 from ml_lifecycle.scaling.history import FRESH_STEPS
+from ml_lifecycle.scaling.models import PERSISTENCE
+from ml_lifecycle.scaling.peaks import peaks
 from ml_lifecycle.scaling.policy import NO_LIMIT, Observed, Rules, decide
 from ml_lifecycle.scaling.resource import parse_spec
 from ml_lifecycle.scaling.windows import stride_of

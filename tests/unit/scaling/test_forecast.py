@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ml_lifecycle.scaling.forecast import LONGEST_GROWTH, Forecast, Question, forecast
+from ml_lifecycle.scaling.forecast import Forecast, Question, forecast
+from ml_lifecycle.scaling.models import LONGEST_GROWTH
 
 SCALE = 40.0  # what one replica is given to carry
 Loads = NDArray[np.float64]
