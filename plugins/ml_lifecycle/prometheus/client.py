@@ -47,6 +47,12 @@ class PrometheusClient:
         # Prometheus runs 20 queries at a time; the time that others wait for their turn is no time-out.
         self._places = asyncio.Semaphore(MOST_AT_ONCE)
 
+    @property
+    def identity(self) -> str:
+        """Where the answers come from: the address, and the headers that choose a tenant; without credentials."""
+        chosen = {name: value for name, value in self._http.headers.items() if name.startswith("x-")}
+        return f"{self.base_url} {json.dumps(chosen, sort_keys=True)}"
+
     async def __aenter__(self) -> Self:
         return self
 

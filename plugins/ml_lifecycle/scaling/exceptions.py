@@ -25,5 +25,9 @@ class MetricError(ScalingError):
     """The metric's query fails, or gives not exactly one series."""
 
 
+class CacheFolderError(ScalingError):
+    """The folder for load histories cannot be one."""
+
+
 class ScalingFailedError(ScalingError):
     """Not one scaler of a pass could be served; each carries its own error on its status."""

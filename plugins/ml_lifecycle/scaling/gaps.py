@@ -1,4 +1,4 @@
-"""What stands in for samples that are missing or cannot be: for a batch of series at once. Pure; torch."""
+"""What stands for samples that are missing or cannot be: for a batch of series at once. Pure; torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 CARRIED_GAP = 2  # steps for which the value before it stands for a missing one
-BLIND_STEPS = 120  # of an outage, for which yesterday's course goes on
+BLIND_SHARE = 12  # of a day, of an outage, for which yesterday's course goes on: two hours
 BEFORE_OUTAGE = 8  # steps from whose mean that course is taken
 DIP = 8.0  # usual steps by which a single sample must lie below its neighbours to be no load
 LEAST_DIP = 0.1  # in the logarithm of load
@@ -30,7 +30,7 @@ def fill(values: Tensor, day: int) -> Filled:
     """`values` [series, time], NaN in gaps; `day` in steps.
 
     A gap has the value before it. After an outage of more than CARRIED_GAP steps nothing is known of now; but of a
-    series of two days and more the level goes on as it went yesterday, for BLIND_STEPS.
+    series of two days and more the level goes on as it went yesterday, for two hours.
     """
     present = values.isfinite()
     fresh = present[:, -1 - CARRIED_GAP :].any(dim=1)
@@ -40,9 +40,13 @@ def fill(values: Tensor, day: int) -> Filled:
     first = present.to(torch.uint8).argmax(dim=1, keepdim=True)
     edge = torch.zeros_like(first)
     after = _carried(values.flip(1), present.flip(1), edge).flip(1)
+    # Behind the last sample nothing is known: it may be a dip.
+    steps = torch.arange(values.shape[1], device=values.device)
+    after = torch.where(steps <= torch.where(present, steps, -1).amax(dim=1, keepdim=True), after, torch.inf)
     clean = _without_dips(values, _carried(values, present, edge), after, present)
     level = _carried(clean, present, first)
-    blind = ~fresh & present[:, -1 - BLIND_STEPS :].any(dim=1) & (first[:, 0] < values.shape[1] - 2 * day)
+    blind_steps = day // BLIND_SHARE
+    blind = ~fresh & present[:, -1 - blind_steps :].any(dim=1) & (first[:, 0] < values.shape[1] - 2 * day)
     rows = blind.nonzero()[:, 0]
     if len(rows):
         level[rows] = _as_yesterday(level[rows], present[rows], day)
@@ -54,7 +58,7 @@ def _as_yesterday(level: Tensor, present: Tensor, day: int) -> Tensor:
     time = level.shape[1]
     steps = torch.arange(time, device=level.device)
     last = torch.where(present, steps, 0).amax(dim=1, keepdim=True)
-    tail = steps[-BLIND_STEPS:]
+    tail = steps[-(day // BLIND_SHARE) :]
     before = (last - torch.arange(BEFORE_OUTAGE, device=level.device)).clamp(min=0)
     now, then = (level.gather(1, (before - lag).clamp(min=0)).mean(dim=1, keepdim=True) for lag in (0, day))
     course = now + level[:, tail - day] - then

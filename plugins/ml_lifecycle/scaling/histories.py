@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,12 +21,14 @@ from ml_lifecycle.scaling.resource import Scaler, ScalerSpec
 if TYPE_CHECKING:
     from ml_lifecycle.prometheus.client import PrometheusClient
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass
 class Loads:
     """What was read: a history for each scaler, or what went wrong; neither where the metric has no series.
 
-    Both where only the cache could be read: the history then ends with what the last pass knew.
+    Both where Prometheus could not be read and the cache could: the history then ends with what the last pass knew.
     """
 
     histories: dict[ScalerKey, History] = field(default_factory=dict)
@@ -45,16 +48,21 @@ async def read_loads(
 
     What a pass has not read in time is an error of its scalers; with a cache the next pass has less to read.
     """
-    wanted = {scaler.key: _Wanted.of(scaler, scaler.spec) for scaler in scalers if scaler.spec is not None}
+    server = prometheus.identity
+    wanted = {scaler.key: _Wanted.of(scaler, scaler.spec, server) for scaler in scalers if scaler.spec is not None}
     with _caches(wanted.values(), now, cache_folder) as caches:
         for one in wanted.values():
             one.cache = caches.get(one.step_seconds)
         loads = Loads()
 
+        def remember(keys: Iterable[ScalerKey]) -> None:
+            """What the last pass knew, for those of whom nothing was read."""
+            before = {key: wanted[key].before() for key in keys if key not in loads.histories}
+            loads.histories.update({key: history for key, history in before.items() if history is not None})
+
         def fail(query: LoadQuery, error: str) -> None:
             loads.errors.update(dict.fromkeys(query.scalers, error))
-            before = {key: wanted[key].before() for key in query.scalers}
-            loads.histories.update({key: history for key, history in before.items() if history is not None})
+            remember(query.scalers)
 
         async def read(query: LoadQuery) -> None:
             try:
@@ -64,11 +72,12 @@ async def read_loads(
                 fail(query, str(error))
                 return
             loads.histories.update({key: wanted[key].whole(history) for key, history in found})
+            remember(query.scalers)  # those whose series has ended
 
         asked = {key: one.asked for key, one in wanted.items()}
         tasks = {asyncio.create_task(read(query)): query for query in load_queries(scalers, asked)}
         for task in await _within(seconds, tasks):
-            fail(tasks[task], f"its load was not read within {seconds:g} s")
+            fail(tasks[task], f"its load was not read within {seconds:.1f} s")
     return loads
 
 
@@ -96,9 +105,9 @@ class _Wanted:
     cache: HistoryCache | None = None
 
     @classmethod
-    def of(cls, scaler: Scaler, spec: ScalerSpec) -> _Wanted:
+    def of(cls, scaler: Scaler, spec: ScalerSpec, server: str) -> _Wanted:
         points, step = spec.history_points, spec.step_seconds
-        return cls(series_name(load_query(scaler, spec), step, points), points, step)
+        return cls(series_name(server, load_query(scaler, spec), step, points), points, step)
 
     @property
     def asked(self) -> int:
@@ -109,7 +118,7 @@ class _Wanted:
         """The history of which at least the newest samples, as many as were asked for, have been read."""
         if self.cache is None:
             return History(read.loads[-self.points :], read.step_seconds)
-        self.cache.write(self.name, read.loads[-self.points :])
+        self.cache.write(self.name, read.loads[-self.points :], self.points)
         return History(self.cache.read(self.name, self.points), read.step_seconds)
 
     def before(self) -> History | None:
@@ -121,21 +130,27 @@ class _Wanted:
 @contextmanager
 def _caches(wanted: Iterable[_Wanted], now: float, folder: Path | None) -> Iterator[dict[int, HistoryCache]]:
     """By step length; none without a folder, or where another pass has it."""
-    if folder is None:
-        yield {}
-        return
     rooms: dict[int, dict[str, int]] = defaultdict(dict)
     for one in wanted:
         rooms[one.step_seconds][one.name] = one.points
-    with locked(folder) as mine:
-        caches = {step: HistoryCache(folder, step, now) for step in rooms} if mine else {}
-        for step, cache in caches.items():
-            cache.make_room(rooms[step])
+    caches: dict[int, HistoryCache] = {}
+    with ExitStack() as stack:
+        try:
+            if folder is not None and stack.enter_context(locked(folder)):
+                caches = {step: _opened(folder, step, now, room) for step, room in rooms.items()}
+        except OSError as error:
+            logger.warning("%s cannot be used (%s): whole histories are read from Prometheus", folder, error)
         try:
             yield caches
         finally:  # also where the pass ends here: what it has read is not read again
             for cache in caches.values():
                 cache.save()
+
+
+def _opened(folder: Path, step: int, now: float, room: Mapping[str, int]) -> HistoryCache:
+    cache = HistoryCache(folder, step, now)
+    cache.make_room(room)
+    return cache
 
 
 async def _answer(query: LoadQuery, prometheus: PrometheusClient, now: float) -> list[tuple[ScalerKey, History]]:

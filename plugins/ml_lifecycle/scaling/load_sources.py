@@ -35,7 +35,9 @@ class LoadSource:
 
     def query(self, namespaces: Iterable[str], services: Iterable[str], window_seconds: float) -> str:
         """Requests a second of each of the services, by `labels`."""
-        names = "|".join(sorted(name.replace(".", r"\\.") for name in services))
+        # The longest first: of `fraud` and `fraud-v2` each gets what is its own.
+        ordered = sorted(services, key=lambda name: (-len(name), name))
+        names = "|".join(name.replace(".", r"\\.") for name in ordered)
         found = self.shape.replace("names", names, 1) if self.shape else f"({names})-predictor"
         chosen = [f'{self.namespace}=~"{"|".join(sorted(namespaces))}"', f'{self.label}=~"{found}"']
         rate = f"rate({self.count}{{{', '.join([*chosen, *filter(None, [self.only])])}}}[{window_seconds:g}s])"
@@ -44,8 +46,9 @@ class LoadSource:
         return f"sum by ({', '.join(self.labels)}) ({rate})"
 
 
-# A predictor of Standard mode has the version in its name once it has been a canary: `digits-v7-predictor`.
-_PODS = "(names)(?:-v[0-9]+)?-predictor-.*"
+# A predictor of Standard mode has the version in its name once it has been a canary: `digits-v7-predictor`. No service
+# may be named like that: without a scaler its load would count for `digits`.
+_PODS = "(names)(?:-v[0-9]+)?-predictor(?:-[0-9]{5}-deployment)?-[a-z0-9]+-[a-z0-9]{5}"
 SOURCES: Mapping[Source, LoadSource] = {
     # Knative Serving 1.19 and newer: queue-proxy's OpenTelemetry metrics.
     "knative_otel": LoadSource(

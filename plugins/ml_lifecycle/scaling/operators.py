@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from ml_lifecycle.scaling.exceptions import ScalingFailedError
+from ml_lifecycle.scaling.exceptions import CacheFolderError, ScalingFailedError
 
 if TYPE_CHECKING:
     from ml_lifecycle.scaling.decision import Decision
@@ -83,9 +83,9 @@ class ScaleReplicasOperator(BaseOperator):
         self.storage_conn_id = storage_conn_id
 
     def execute(self, context: Any) -> list[dict[str, Any]]:  # noqa: ARG002
-        """Runs the passes; ScalingFailedError if the last one could serve no scaler at all."""
+        """Runs the passes; ScalingFailedError if the last one could serve no scaler at all, CacheFolderError."""
         changes, last = asyncio.run(self._run())
-        if last and all(decision.error for decision in last):
+        if last and all(decision.error and not decision.written for decision in last):
             raise ScalingFailedError(f"none of {len(last)} MLScalers could be served; the first: {last[0].why}")
         return [decision.to_json() for decision in [*changes, *last]]
 
@@ -105,7 +105,7 @@ class ScaleReplicasOperator(BaseOperator):
             tick_seconds=interval if passes > 1 else SECONDS_BETWEEN_RUNS,
             deadline_seconds=float(self.deadline_seconds),
             concurrency=int(self.concurrency),
-            history_cache=Path(self.history_cache) if self.history_cache else None,
+            history_cache=_folder(self.history_cache),
         )
         changes: list[Decision] = []
         decisions: list[Decision] = []
@@ -141,6 +141,12 @@ def _names(namespaces: Sequence[str] | str | None) -> list[str] | None:
     if isinstance(namespaces, str):
         namespaces = namespaces.split(",")
     return [name.strip() for name in namespaces or () if name.strip()] or None
+
+
+def _folder(path: str) -> Path | None:
+    if path and not Path(path).is_absolute():
+        raise CacheFolderError(f"history_cache {path!r}: must be an absolute path on the worker's disk, or empty")
+    return Path(path) if path else None
 
 
 def _truth(value: bool | str | None) -> bool:  # noqa: FBT001

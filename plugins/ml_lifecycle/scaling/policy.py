@@ -330,9 +330,7 @@ def _sentence(spec: ScalerSpec, seen: Observation, peak: float, cause: Cause, no
     if cause is Cause.ZERO:
         return "the target is scaled to zero, which switches scaling off; give it a replica"
     if cause is Cause.BLIND:
-        return (
-            f"no fresh sample; as yesterday went, forecast {peak:.3g}; a replica is given {spec.load_per_replica:.3g}"
-        )
+        return f"no fresh sample, forecast {peak:.3g}; a replica is given {spec.load_per_replica:.3g}"
     if seen.load is None or not math.isfinite(seen.load):
         return "held: the metric gives no fresh sample"
     said = f"load {seen.load:.3g}" + (f", forecast {peak:.3g}" if math.isfinite(peak) else "")

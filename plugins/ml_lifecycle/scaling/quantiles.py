@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 TAIL_STARTS = 0.85
-BISECTIONS = 12  # to a few thousandths of the range
+BISECTIONS = 12  # to a four thousandth of the range
 LIGHTEST, HEAVIEST = 1e-3, 0.3  # shapes of the tail, exponential or nearly; and one that has a third moment
 ENOUGH = 100  # residuals; below it: the normal quantile of their median size
 

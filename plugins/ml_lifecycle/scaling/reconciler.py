@@ -1,7 +1,7 @@
 """One pass over all MLScalers: one list, batched queries, one batch of forecasts, patches where something changes.
 
-What fails for one scaler ends on its own status and touches no other. Nothing is kept between passes: what a pass
-needs to know stands in Prometheus and in status.
+What fails for one scaler ends on its own status and touches no other. Nothing that counts is kept between passes: what
+a pass needs to know stands in Prometheus and in status.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-READING_SHARE = 0.5  # of the deadline, that the reading of loads may take
+READING_SHARE = 0.5  # of the time left, that the reading of loads may take
 THREADS = len(os.sched_getaffinity(0))
 
 
@@ -75,18 +75,19 @@ class _Pass:
         self._gate = asyncio.Semaphore(options.concurrency)
         self._surroundings = Surroundings({}, {}, (), ())
         self._questions: dict[ScalerKey, Question] = {}
+        self._end = 0.0  # of the pass, by the loop's clock
 
     async def run(self) -> list[Decision]:
         """Reads, decides, writes."""
         clock = asyncio.get_running_loop().time
-        end = clock() + self._options.deadline_seconds
-        async with asyncio.timeout_at(end):
+        self._end = clock() + self._options.deadline_seconds
+        async with asyncio.timeout_at(self._end):
             scalers = await self._client.scalers()
             if not scalers:
                 return []
             self._surroundings = await self._client.surroundings()
             findings, targets = await self._decide(scalers)
-        decisions = await self._carry_out(scalers, findings, targets, end - clock())
+        decisions = await self._carry_out(scalers, findings, targets, self._end - clock())
         if self._options.show is not None:
             await asyncio.to_thread(self._draw, scalers, decisions, self._options.show)
         return decisions
@@ -176,7 +177,7 @@ class _Pass:
     async def _loads(self, scalers: Sequence[Scaler]) -> Loads:
         asked = [scaler for scaler in scalers if scaler.spec is not None and scaler.spec.mode != "off"]
         folder = self._options.history_cache
-        seconds = READING_SHARE * self._options.deadline_seconds
+        seconds = READING_SHARE * max(0.0, self._end - asyncio.get_running_loop().time())
         return await read_loads(
             asked, self._prometheus, self._now.timestamp(), gate=self._gate, seconds=seconds, cache_folder=folder
         )
@@ -202,7 +203,7 @@ class _Pass:
         """All plans of the pass in one call."""
         named = {scaler.key: (scaler, scaler.spec) for scaler in scalers if scaler.spec is not None}
         seen = {
-            key: _observation(scaler, spec, targets[key], loads.histories.get(key), forecasts.get(key), self._now)
+            key: _observation(scaler, spec, targets[key], loads, forecasts.get(key), self._now)
             for key, (scaler, spec) in named.items()
         }
         made = plans([spec for _, spec in named.values()], list(seen.values()), self._now.timestamp())
@@ -323,11 +324,13 @@ def _observation(
     scaler: Scaler,
     spec: ScalerSpec,
     target: Target,
-    history: History | None,
+    loads: Loads,
     predicted: Forecast | None,
     now: datetime,
 ) -> Observation:
     steps = spec.stabilization_steps
+    # What could not be read is missing, however short a time ago it was known: only a forecast goes on from there.
+    history = None if scaler.key in loads.errors else loads.histories.get(scaler.key)
     return Observation(
         replicas=target.replicas,
         load=history.load if history else None,

@@ -163,7 +163,7 @@ def _ready(scaler: Scaler, found: Findings) -> list[Condition]:
 
 def without_metrics(plan: Plan | None, error: str) -> str:
     """What a pass does while the metrics cannot be read."""
-    return f"{plan.reason}: {error}" if plan is not None and plan.cause is Cause.BLIND else f"held: {error}"
+    return f"{plan.reason}: {error}" if plan is not None and plan.changes else f"held: {error}"
 
 
 def _details(scaler: Scaler, found: Findings) -> list[Condition]:
@@ -185,7 +185,7 @@ def _metrics(plan: Plan, error: str) -> Condition:
     if plan.cause is Cause.OFF:
         return Condition("MetricsAvailable", "Unknown", str(plan.cause), "not read while mode is off")
     missing = plan.cause in {Cause.NO_METRICS, Cause.FEW_METRICS, Cause.BLIND}
-    reason = str(plan.cause) if missing else "Fresh"
+    reason = str(plan.cause) if missing else "Unreadable" if error else "Fresh"
     message = error or (plan.reason if missing else "the load is fresh")
     return Condition("MetricsAvailable", str(not missing and not error), reason, message)
 

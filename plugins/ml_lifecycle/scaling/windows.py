@@ -28,7 +28,7 @@ def stride_of(time: int) -> int:
 
 
 def running_sum(values: Tensor) -> Tensor:
-    """[series, time + 1], from 0; added up in double precision, as cumsum does."""
+    """[series, time + 1], from 0."""
     running = values.new_zeros(values.shape[0], values.shape[1] + 1)
     torch.cumsum(values, dim=1, out=running[:, 1:])
     return running
@@ -38,7 +38,7 @@ def running_sum(values: Tensor) -> Tensor:
 class Windows:
     """Log-loads relative to each series' mean."""
 
-    level: Tensor  # [series, time], gaps filled with the value before
+    level: Tensor  # [series, time], gaps filled
     seen: Tensor  # [series, time], -inf in gaps
     center: Tensor  # [series, 1]
     first: Tensor  # [series, 1]: step of the first sample

@@ -3,9 +3,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
 
-from ml_lifecycle.scaling.gaps import BLIND_STEPS, CARRIED_GAP, Filled, fill
+from ml_lifecycle.scaling.gaps import BLIND_SHARE, CARRIED_GAP, Filled, fill
 
 DAY = 1440
 
@@ -47,6 +48,22 @@ def test_also_where_its_neighbours_are_missing() -> None:
     np.testing.assert_allclose(filled(dipped).level[0].numpy(), whole, atol=0.15)
 
 
+@pytest.mark.parametrize("level", [3.0, 0.5])
+def test_also_where_the_newest_are_missing(level: float) -> None:
+    dipped = noisy(level=level)
+    dipped[-2] -= 2
+    dipped[-1] = math.nan
+    np.testing.assert_allclose(filled(dipped).level[0].numpy(), noisy(level=level), atol=0.15)
+
+
+def test_hours_know_nothing_of_an_outage() -> None:
+    """At a step of an hour two of them are two hours."""
+    hours = np.sin(np.arange(24 * 10) / 4)
+    hours[-5:] = math.nan
+    found = filled(hours, day=24)
+    assert (found.known.item(), found.level[0, -1].item()) == (False, found.level[0, -6].item())
+
+
 def test_a_fall_of_two_samples_is_believed() -> None:
     loads = noisy()
     loads[-2:] -= 2
@@ -78,7 +95,7 @@ def test_in_an_outage_the_load_goes_on_as_yesterday() -> None:
 
 def test_a_long_outage_or_a_young_series_is_unknown() -> None:
     long, young = course(3), course(3)
-    long[-BLIND_STEPS - 1 :] = math.nan
+    long[-DAY // BLIND_SHARE - 1 :] = math.nan
     young[: 2 * DAY] = math.nan
     young[-CARRIED_GAP - 1 :] = math.nan
     found = filled(long, young)

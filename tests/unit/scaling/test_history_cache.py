@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ml_lifecycle.scaling import history_cache
 from ml_lifecycle.scaling.history_cache import KEPT_SECONDS, HistoryCache, locked, series_name
 
 STEP, POINTS = 60, 50
@@ -17,7 +19,7 @@ NOW = 1_800_000_000.0
 
 def opened(folder: Path, now: float = NOW, **wanted: int) -> HistoryCache:
     cache = HistoryCache(folder, STEP, now)
-    cache.make_room(wanted or {"a": POINTS})
+    cache.make_room(wanted or {"a1": POINTS})
     return cache
 
 
@@ -31,14 +33,14 @@ def loads(cache: HistoryCache, points: int) -> np.ndarray:
 
 def test_a_pass_reads_what_is_new_and_a_few_samples_before(tmp_path: Path) -> None:
     first = opened(tmp_path)
-    assert first.missing("a", POINTS) == POINTS
-    first.write("a", loads(first, POINTS))
+    assert first.missing("a1", POINTS) == POINTS
+    first.write("a1", loads(first, POINTS), POINTS)
     first.save()
     second = opened(tmp_path, NOW + 3 * STEP)
-    assert second.missing("a", POINTS) == 3 + 10
-    second.write("a", loads(second, 13))
-    np.testing.assert_array_equal(second.read("a", POINTS), loads(second, POINTS))
-    assert second.read("a", 5).tolist() == loads(second, 5).tolist()
+    assert second.missing("a1", POINTS) == 3 + 10
+    second.write("a1", loads(second, 13), POINTS)
+    np.testing.assert_array_equal(second.read("a1", POINTS), loads(second, POINTS))
+    assert second.read("a1", 5).tolist() == loads(second, 5).tolist()
 
 
 @settings(max_examples=30, deadline=None)
@@ -50,86 +52,86 @@ def test_whatever_the_gaps_between_passes_the_history_is_what_prometheus_says(
     for gap in gaps:
         now += gap * STEP
         cache = opened(folder, now)
-        cache.write("a", loads(cache, cache.missing("a", POINTS)))
-        np.testing.assert_array_equal(cache.read("a", POINTS), loads(cache, POINTS))
+        cache.write("a1", loads(cache, cache.missing("a1", POINTS)), POINTS)
+        np.testing.assert_array_equal(cache.read("a1", POINTS), loads(cache, POINTS))
         cache.save()
 
 
 def test_a_pass_that_was_not_saved_is_read_again(tmp_path: Path) -> None:
     first = opened(tmp_path)
-    first.write("a", loads(first, POINTS))
+    first.write("a1", loads(first, POINTS), POINTS)
     first.save()
     lost = opened(tmp_path, NOW + STEP)
-    lost.write("a", loads(lost, 11))
+    lost.write("a1", loads(lost, 11), POINTS)
     third = opened(tmp_path, NOW + 2 * STEP)
-    assert third.missing("a", POINTS) == 2 + 10
-    third.write("a", loads(third, 12))
-    np.testing.assert_array_equal(third.read("a", POINTS), loads(third, POINTS))
+    assert third.missing("a1", POINTS) == 2 + 10
+    third.write("a1", loads(third, 12), POINTS)
+    np.testing.assert_array_equal(third.read("a1", POINTS), loads(third, POINTS))
 
 
 def test_new_series_find_room_and_the_others_stay(tmp_path: Path) -> None:
     first = opened(tmp_path)
-    first.write("a", loads(first, POINTS))
+    first.write("a1", loads(first, POINTS), POINTS)
     first.save()
-    second = opened(tmp_path, a=POINTS, b=20)
-    assert (second.missing("a", POINTS), second.missing("b", 20)) == (10, 20)
-    second.write("b", loads(second, 20))
+    second = opened(tmp_path, a1=POINTS, b1=20)
+    assert (second.missing("a1", POINTS), second.missing("b1", 20)) == (10, 20)
+    second.write("b1", loads(second, 20), 20)
     second.save()
-    alone = opened(tmp_path, NOW + STEP, c=POINTS)  # one namespace by hand takes nothing from the others
+    alone = opened(tmp_path, NOW + STEP, c1=POINTS)  # one namespace by hand takes nothing from the others
     alone.save()
-    again = opened(tmp_path, NOW + STEP, a=POINTS, b=20)
-    assert (again.missing("a", POINTS), again.missing("b", 20)) == (11, 11)
-    np.testing.assert_array_equal(again.read("b", 20)[:19], loads(second, 19 + 1)[1:])
+    again = opened(tmp_path, NOW + STEP, a1=POINTS, b1=20)
+    assert (again.missing("a1", POINTS), again.missing("b1", 20)) == (11, 11)
+    np.testing.assert_array_equal(again.read("b1", 20)[:19], loads(second, 19 + 1)[1:])
 
 
 def test_series_that_nobody_asks_for_lose_their_place(tmp_path: Path) -> None:
-    first = opened(tmp_path, a=POINTS, old=POINTS)
-    first.write("old", loads(first, POINTS))
+    first = opened(tmp_path, **{"a1": POINTS, "01d": POINTS})
+    first.write("01d", loads(first, POINTS), POINTS)
     first.save()
-    later = opened(tmp_path, NOW + KEPT_SECONDS + STEP, a=POINTS, b=POINTS)
+    later = opened(tmp_path, NOW + KEPT_SECONDS + STEP, a1=POINTS, b1=POINTS)
     later.save()
-    assert json.loads((tmp_path / f"loads-{STEP}s.json").read_text())["newest"].keys() == {"a", "b"}
+    assert json.loads((tmp_path / f"loads-{STEP}s.json").read_text())["series"].keys() == {"a1", "b1"}
 
 
 def test_a_longer_history_is_read_from_the_beginning(tmp_path: Path) -> None:
     first = opened(tmp_path)
-    first.write("a", loads(first, POINTS))
+    first.write("a1", loads(first, POINTS), POINTS)
     first.save()
-    assert opened(tmp_path, a=POINTS + 1).missing("a", POINTS + 1) == POINTS + 1
+    assert opened(tmp_path, a1=POINTS + 1).missing("a1", POINTS + 1) == POINTS + 1
 
 
 def test_a_clock_that_went_back_reads_everything(tmp_path: Path) -> None:
     first = opened(tmp_path)
-    first.write("a", loads(first, POINTS))
+    first.write("a1", loads(first, POINTS), POINTS)
     first.save()
-    assert opened(tmp_path, NOW - STEP).missing("a", POINTS) == POINTS
+    assert opened(tmp_path, NOW - STEP).missing("a1", POINTS) == POINTS
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 0, "steps": 50, "newest": {"a": 1}}', '{"version": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 0, "steps": 50, "series": {"a1": 1}}', '{"version": 1}'])
 def test_a_damaged_index_begins_anew(tmp_path: Path, text: str) -> None:
     first = opened(tmp_path)
-    first.write("a", loads(first, POINTS))
+    first.write("a1", loads(first, POINTS), POINTS)
     first.save()
     (tmp_path / f"loads-{STEP}s.json").write_text(text)
-    assert opened(tmp_path).missing("a", POINTS) == POINTS
+    assert opened(tmp_path).missing("a1", POINTS) == POINTS
 
 
 def test_a_file_of_another_size_begins_anew(tmp_path: Path) -> None:
     first = opened(tmp_path)
-    first.write("a", loads(first, POINTS))
+    first.write("a1", loads(first, POINTS), POINTS)
     first.save()
     (tmp_path / f"loads-{STEP}s.f32").write_bytes(b"1234")
     cache = opened(tmp_path)
-    assert cache.missing("a", POINTS) == POINTS
-    cache.write("a", loads(cache, POINTS))
-    assert not np.isnan(cache.read("a", POINTS)).any()
+    assert cache.missing("a1", POINTS) == POINTS
+    cache.write("a1", loads(cache, POINTS), POINTS)
+    assert not np.isnan(cache.read("a1", POINTS)).any()
 
 
 def test_gaps_stay_gaps(tmp_path: Path) -> None:
     cache = opened(tmp_path)
-    cache.write("a", np.array([math.nan] * 9 + [5.0]))
-    assert np.isnan(cache.read("a", POINTS)[:-1]).all()
-    assert cache.read("a", 1).tolist() == [5.0]
+    cache.write("a1", np.array([math.nan] * 9 + [5.0]), POINTS)
+    assert np.isnan(cache.read("a1", POINTS)[:-1]).all()
+    assert cache.read("a1", 1).tolist() == [5.0]
 
 
 def test_only_one_pass_at_a_time_has_the_folder(tmp_path: Path) -> None:
@@ -141,11 +143,57 @@ def test_only_one_pass_at_a_time_has_the_folder(tmp_path: Path) -> None:
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_another_query_step_or_length_is_another_series() -> None:
-    names = {
-        series_name("up", 60, 100),
-        series_name("up", 60, 101),
-        series_name("up", 61, 100),
-        series_name("down", 60, 100),
-    }
-    assert len(names) == 4
+def test_another_server_query_step_or_length_is_another_series() -> None:
+    usual = ("http://prometheus", "up", 60, 100)
+    others = [("http://other", *usual[1:]), ("http://prometheus", "down", 60, 100)]
+    others += [("http://prometheus", "up", 61, 100), ("http://prometheus", "up", 60, 101)]
+    assert len({series_name(*one) for one in [usual, *others]}) == 5
+
+
+def test_what_could_not_be_read_ends_with_what_was_known(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    assert first.read_before("a1", POINTS) is None
+    first.write("a1", loads(first, POINTS), POINTS)
+    np.testing.assert_array_equal(first.read_before("a1", POINTS), loads(first, POINTS))
+    first.save()
+    later = opened(tmp_path, NOW + 2 * STEP)
+    before = later.read_before("a1", POINTS)
+    assert before is not None
+    np.testing.assert_array_equal(before[:-2], loads(first, POINTS)[2:])
+    assert np.isnan(before[-2:]).all()
+    assert opened(tmp_path, NOW + POINTS * STEP).read_before("a1", POINTS) is None
+
+
+def test_a_whole_history_is_read_again_about_once_a_day_each_at_its_own_time(tmp_path: Path) -> None:
+    names = [series_name("server", str(number), STEP, POINTS) for number in range(40)]
+    wanted = dict.fromkeys(names, POINTS)
+    now, whole = NOW, dict.fromkeys(names, 0)
+    for _ in range(4 * 48):  # two days
+        now += 15 * STEP
+        cache = HistoryCache(tmp_path, STEP, now)
+        cache.make_room(wanted)
+        due = [name for name in names if cache.missing(name, POINTS) == POINTS]
+        assert len(due) <= 10 or now == NOW + 15 * STEP
+        for name in names:
+            whole[name] += name in due
+            cache.write(name, loads(cache, cache.missing(name, POINTS)), POINTS)
+        cache.save()
+    assert 2 <= min(whole.values()) <= max(whole.values()) <= 5
+
+
+def test_after_a_restart_of_the_machine_it_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = opened(tmp_path)
+    first.write("a1", loads(first, POINTS), POINTS)
+    first.save()
+    monkeypatch.setattr(history_cache, "_boot", lambda: "another")
+    assert opened(tmp_path).missing("a1", POINTS) == POINTS
+
+
+def test_a_full_disk_is_an_error_and_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(OSError, match="No space"):
+        opened(tmp_path)
+    assert not list(tmp_path.glob("*.new"))

@@ -24,7 +24,7 @@ def test_one_query_for_all_services_of_a_preset_and_step() -> None:
     (query,) = asked([scaler(name, targetRef=inference_service_target(name), metric=RPS) for name in names])
     assert query.query == (
         "sum by (k8s_namespace_name, kn_configuration_name) (rate(kn_serving_invocation_duration_seconds_count{"
-        'k8s_namespace_name=~"models", kn_configuration_name=~"(digits|letters)-predictor"}[20s]))'
+        'k8s_namespace_name=~"models", kn_configuration_name=~"(letters|digits)-predictor"}[20s]))'
     )
     labels = {"k8s_namespace_name": "models", "kn_configuration_name": "letters-predictor"}
     assert query.owners(labels) == (("models", "letters"),)

@@ -181,7 +181,7 @@ def test_holes_in_the_data_do_not_stop_scaling_up() -> None:
 def test_without_metrics_a_forecast_may_add_replicas_and_takes_none_away() -> None:
     rising = plan(spec(), observed(replicas=1, load=None, recent_load=None, forecast=predicted(90)), NOW)
     assert (rising.desired, rising.cause) == (3, Cause.BLIND)
-    assert rising.reason == "no fresh sample; as yesterday went, forecast 90; a replica is given 40"
+    assert rising.reason == "no fresh sample, forecast 90; a replica is given 40"
     falling = plan(spec(), observed(replicas=5, load=None, recent_load=None, forecast=predicted(90)), NOW)
     assert (falling.desired, falling.cause) == (5, Cause.NO_METRICS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -37,7 +38,9 @@ Load = Callable[[float], float]  # of seconds since START
 
 
 class Prometheus:
-    """The one method of the client that the scaler calls."""
+    """What the scaler asks of the client."""
+
+    identity = "http://nowhere"
 
     def __init__(self) -> None:
         self.load: Load = lambda _: 30.0
@@ -551,6 +554,52 @@ async def test_what_is_not_read_in_time_holds_and_the_next_pass_goes_on_from_the
     assert world.prometheus.samples == [200, 121, 200]
 
 
+async def test_one_failed_reading_takes_nothing_away(world: World, tmp_path: Path) -> None:
+    """Though the cache knows what the load was a minute ago, and that it was low."""
+    await world.deployment(replicas=9)
+    await world.scaler(historySize=200, stepSeconds=60)
+    world.prometheus.load = lambda _: 330.0
+    await world.run(0, history_cache=tmp_path)
+    world.prometheus.load = lambda at: 330.0 if at < 60 else 40.0
+    await world.run(600, history_cache=tmp_path)
+    before = await world.replicas()
+    world.prometheus.down = True
+    (decision,) = await world.run(1000, history_cache=tmp_path)
+    assert (decision.desired, decision.why) == (before, "held: Prometheus at http://nowhere does not answer")
+    stored = (await world.stored())["status"]["conditions"]
+    assert {item["type"]: item["reason"] for item in stored}["MetricsAvailable"] == "MetricsMissing"
+
+
+async def test_a_series_that_ends_is_still_seen_in_the_cache(world: World, tmp_path: Path) -> None:
+    await world.deployment()
+    await world.scaler(historySize=3 * 1440, stepSeconds=60)
+    world.prometheus.load = lambda at: math.nan if at > 300 else 60 + 20 * math.sin(at / 13_750)
+    for seconds in (300, 1500, 3000):
+        (cached,) = await world.run(seconds, history_cache=tmp_path, dry_run=True)
+        (whole,) = await world.run(seconds, dry_run=True)
+        assert (cached.desired, cached.cause, cached.why) == (whole.desired, whole.cause, whole.why)
+
+
+@pytest.mark.parametrize("fault", ["file", "full"])
+async def test_without_a_usable_folder_the_pass_reads_everything(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = tmp_path / "cache"
+    if fault == "file":
+        folder.write_text("")
+    else:
+        monkeypatch.setattr("os.posix_fallocate", full)
+    await world.deployment()
+    await world.scaler()
+    for seconds in (0, 5):
+        (decision,) = await world.run(seconds, history_cache=folder)
+        assert not decision.error
+    assert world.prometheus.samples == [40, 40]
+
+
 async def test_while_prometheus_is_down_the_cache_still_sees_the_morning_come(world: World, tmp_path: Path) -> None:
     await world.deployment()
     await world.scaler(mode="auto", maxReplicas=20, historySize=3 * 1440, stepSeconds=60, leadTimeSeconds=60)
@@ -561,7 +610,7 @@ async def test_while_prometheus_is_down_the_cache_still_sees_the_morning_come(wo
     world.prometheus.down = True
     (decision,) = await world.run(2400, history_cache=tmp_path)
     assert decision.cause == "MetricsMissing"
-    assert "as yesterday went" in decision.why
+    assert "no fresh sample, forecast" in decision.why
     assert "does not answer" in decision.why
     assert before < await world.replicas()
     assert await world.condition("MetricsAvailable") == ("False", "Prometheus at http://nowhere does not answer")
