@@ -81,7 +81,7 @@ def _without_dips(values: Tensor, before: Tensor, after: Tensor, present: Tensor
     """
     if values.shape[1] < 3:
         return values
-    step = (values[:, 1:] - before[:, :-1]).nan_to_num(0.0)
+    step = (values[:, 1:] - before[:, :-1]).nan_to_num_(0.0)
     usual = step[:, ::NOISE_EVERY].abs().median(dim=1, keepdim=True).values
     far = (DIP * usual).clamp(min=LEAST_DIP)
     rows = (step.amin(dim=1) < -far[:, 0]).nonzero()[:, 0]

@@ -29,12 +29,14 @@ def margins(
     `residual` [model, series, origin]; `quantiles` [series, k]; `weight` [series, origin] of what is learnt from,
     `judged` of what is judged by; `least` [series, k] is added at least.
     """
-    origins = residual.shape[-1]
+    models, _, origins = residual.shape
+    # All models in one batch: fewer and larger operations.
+    weights, levels = weight.repeat(models, 1), quantiles.repeat(models, 1)
 
     def tried(share: float) -> tuple[Tensor, Tensor]:
         size = spread.size(share)
         past, last = size[:, :origins], size[:, None, origins:]
-        margin = torch.stack([upper_quantiles(one / past, weight, quantiles) for one in residual])
+        margin = upper_quantiles((residual / past).flatten(0, 1), weights, levels).reshape(models, *quantiles.shape)
         margin = torch.maximum(margin, least / size[:, -1:])
         return margin.unsqueeze(-1) * last, _losses(residual, margin, past, quantiles, passed, judged)
 

@@ -62,8 +62,9 @@ def spread(windows: Windows, residuals: Tensor, weight: Tensor, *, horizon: int,
 
 
 def _roughness(windows: Windows) -> list[Tensor]:
-    steps = (windows.level[:, 1:] - windows.level[:, :-1]).abs()
-    means = Means(windows, pad(steps, (1, 0)))
+    steps = torch.zeros_like(windows.level)
+    torch.sub(windows.level[:, 1:], windows.level[:, :-1], out=steps[:, 1:]).abs_()
+    means = Means(windows, steps)
     usual = 0.2 * means.mean() + 1e-3
     columns = [torch.log(means.over(span) + usual) for span in SPANS if span * 2 <= windows.time]
     slope = (windows.mean(1) - windows.mean(16)).abs()

@@ -51,9 +51,10 @@ class Windows:
     @classmethod
     def of(cls, loads: Tensor, scale: Tensor, stride: int, phase: int, last: int, day: int) -> Windows:
         """`loads` [series, time] with NaN in gaps, `scale` [series, 1] the load of one replica, `day` in steps."""
-        filled = fill(torch.log(loads / scale + OFFSET), day)
+        # In place where it can be: these are the largest tensors of a pass.
+        filled = fill(loads.div(scale).add_(OFFSET).log_(), day)
         center = filled.level.mean(dim=1, keepdim=True)
-        level = filled.level - center
+        level = filled.level.sub_(center)
         whole = bool(filled.present.all())
         time = loads.shape[1]
         return cls(
@@ -123,7 +124,7 @@ class Windows:
         """[series, time]: the highest level of the `horizon` steps after each, as far as they are known."""
         ahead = pad(self.level[:, 1:], (0, horizon), value=-torch.inf)
         highest = max_pool1d(ahead.unsqueeze(1), horizon, stride=1).squeeze(1)
-        return torch.maximum(highest, self.level)
+        return torch.maximum(highest, self.level, out=highest)
 
     def weight(self, half_life: Tensor) -> Tensor:
         """[series, origin]: 1 for now, half of it one half-life [series, 1] ago."""
