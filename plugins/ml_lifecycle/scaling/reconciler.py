@@ -242,7 +242,9 @@ class _Pass:
         if self._options.dry_run:
             done = findings
         else:
-            tasks = [asyncio.create_task(write(scaler)) for scaler in scalers]
+            # Whoever needs replicas comes first, and a status that only says something new comes last.
+            urgent = sorted(scalers, key=lambda scaler: -_added(findings[scaler.key]))
+            tasks = [asyncio.create_task(write(scaler)) for scaler in urgent]
             _, late = await asyncio.wait(tasks, timeout=max(0.0, remaining))
             for task in late:
                 task.cancel()
@@ -305,6 +307,13 @@ class _Pass:
                 logger.info("%s is deleted without returning replicas: %s", scaler, error)
         await self._client.remove_finalizer(scaler)
         return found
+
+
+def _added(found: Findings) -> float:
+    """Replicas that are added, a change of any other kind counting as half of one."""
+    if found.plan is None or not found.plan.changes:
+        return 0.0
+    return max(0.5, float(found.plan.desired - found.plan.current))
 
 
 def _question(spec: ScalerSpec, history: History, tick_seconds: float, now: datetime) -> Question:

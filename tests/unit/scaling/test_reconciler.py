@@ -29,7 +29,7 @@ from ml_lifecycle.prometheus.exceptions import PrometheusUnavailableError
 from ml_lifecycle.scaling.client import LISTED, MIN_SCALE, ScalerClient, Target
 from ml_lifecycle.scaling.decision import Decision
 from ml_lifecycle.scaling.reconciler import PassOptions, reconcile
-from ml_lifecycle.scaling.resource import FINALIZER
+from ml_lifecycle.scaling.resource import FINALIZER, Scaler
 from tests.unit.scaling.scaler_objects import SPEC, inference_service_target, manifest
 
 START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -638,6 +638,24 @@ async def test_what_the_deadline_cuts_off_is_said(world: World, monkeypatch: pyt
     assert (slow.written, slow.cause, slow.error) == (False, "NotReached", True)
     with pytest.raises(TimeoutError):
         await world.run(deadline_seconds=0)
+
+
+async def test_whoever_needs_replicas_is_served_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, load in (("a-still", 30.0), ("b-falls", 30.0), ("c-rises", 120.0), ("d-soars", 330.0)):
+        await world.deployment(name, replicas=3 if name == "b-falls" else 1)
+        await world.scaler(name, targetRef={**SPEC["targetRef"], "name": name}, metric={"query": name})
+        world.prometheus.loads[name] = lambda _, load=load: load
+    order: list[str] = []
+    write = ScalerClient.write_status
+
+    async def noted(client: ScalerClient, scaler: Scaler, status: dict[str, Any]) -> bool:
+        order.append(scaler.name)
+        return await write(client, scaler, status)
+
+    monkeypatch.setattr(ScalerClient, "write_status", noted)
+    decisions = await world.run(concurrency=1)
+    assert order == ["d-soars", "c-rises", "b-falls", "a-still"]
+    assert [decision.name for decision in decisions] == sorted(order)
 
 
 async def test_no_scalers_no_queries(world: World) -> None:
