@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ml_lifecycle.exceptions import LifecycleError
+from ml_lifecycle.scaling.budget import within
 from ml_lifecycle.scaling.exceptions import MetricError
 from ml_lifecycle.scaling.history import History, on_grid
 from ml_lifecycle.scaling.history_cache import HistoryCache, locked, series_name
@@ -76,23 +77,9 @@ async def read_loads(
 
         asked = {key: one.asked for key, one in wanted.items()}
         tasks = {asyncio.create_task(read(query)): query for query in load_queries(scalers, asked)}
-        for task in await _within(seconds, tasks):
+        for task in await within(seconds, tasks):
             fail(tasks[task], f"its load was not read within {seconds:.1f} s")
     return loads
-
-
-async def _within(seconds: float, tasks: Iterable[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
-    """Runs the tasks; gives those that had to be ended, and raises what one of the others raised."""
-    waiting = list(tasks)
-    try:
-        done, late = await asyncio.wait(waiting, timeout=seconds) if waiting else (set(), set())
-    finally:
-        for task in waiting:
-            task.cancel()
-    await asyncio.gather(*late, return_exceptions=True)
-    for task in done:
-        task.result()
-    return late
 
 
 @dataclass

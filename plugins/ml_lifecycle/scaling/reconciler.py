@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from ml_lifecycle.exceptions import LifecycleError
 from ml_lifecycle.kubernetes.leases import lease_name
+from ml_lifecycle.scaling.budget import within
 from ml_lifecycle.scaling.client import ScalerClient, Surroundings, Target
 from ml_lifecycle.scaling.conflicts import find_conflicts, rollout_in_progress
 from ml_lifecycle.scaling.decision import Decision, decision_of
@@ -25,7 +26,7 @@ from ml_lifecycle.scaling.exceptions import TargetMissingError, TargetRefusedErr
 from ml_lifecycle.scaling.forecast import Forecast, Question, forecast
 from ml_lifecycle.scaling.histories import Loads, read_loads
 from ml_lifecycle.scaling.history import History
-from ml_lifecycle.scaling.measures import with_measures
+from ml_lifecycle.scaling.measures import measured_before, with_measures
 from ml_lifecycle.scaling.measuring import read_measures
 from ml_lifecycle.scaling.picture import draw, look_of, past_questions
 from ml_lifecycle.scaling.policy import Observation, Period, plans
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MEASURING_SHARE = 0.3  # of the time left, that measuring may take
 READING_SHARE = 0.5  # of the time left, that the reading of loads may take
 THREADS = len(os.sched_getaffinity(0))
 
@@ -171,7 +173,15 @@ class _Pass:
             except LifecycleError as error:
                 errors[scaler.key] = str(error)
 
-        await asyncio.gather(*(measure(scaler) for scaler in scalers))
+        seconds = MEASURING_SHARE * (self._end - asyncio.get_running_loop().time())
+        tasks = {asyncio.create_task(measure(scaler)): scaler for scaler in scalers}
+        for task in await within(seconds, tasks):
+            scaler = tasks[task]
+            before = with_measures(scaler, measured_before(scaler.status))
+            if before.spec is not None and before.spec.capacity_per_replica is not None:
+                known[scaler.key] = before
+            else:
+                errors[scaler.key] = f"capacityPerReplica was not measured within {seconds:.1f} s; a later pass will"
         return [known[scaler.key] for scaler in scalers if scaler.key in known], errors
 
     async def _loads(self, scalers: Sequence[Scaler]) -> Loads:
@@ -244,11 +254,7 @@ class _Pass:
         else:
             # Whoever needs replicas comes first, and a status that only says something new comes last.
             urgent = sorted(scalers, key=lambda scaler: -_added(findings[scaler.key]))
-            tasks = [asyncio.create_task(write(scaler)) for scaler in urgent]
-            _, late = await asyncio.wait(tasks, timeout=max(0.0, remaining))
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            await within(remaining, [asyncio.create_task(write(scaler)) for scaler in urgent])
         missed = Findings(error="the pass ended before this scaler's turn", error_reason="NotReached")
         return [decision_of(scaler, done.get(scaler.key, missed), self._now) for scaler in scalers]
 

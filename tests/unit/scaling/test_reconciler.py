@@ -600,6 +600,27 @@ async def test_without_a_usable_folder_the_pass_reads_everything(
     assert world.prometheus.samples == [40, 40]
 
 
+async def test_what_is_not_measured_in_time_waits_and_keeps_what_was_measured(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.deployment()
+    await world.scaler(capacityPerReplica=None, leadTimeSeconds=None)
+    world.prometheus.capacity = 50.0
+    (measured,) = await world.run()
+    assert not measured.error
+    await world.deployment("new")
+    await world.scaler("new", targetRef={**SPEC["targetRef"], "name": "new"}, capacityPerReplica=None)
+
+    async def hangs(query: str, at: float) -> list[Sample]:
+        await asyncio.sleep(60)
+        return []
+
+    monkeypatch.setattr(world.prometheus, "instant", hangs)
+    new, old = await world.run(2 * 3600, deadline_seconds=1.5)
+    assert (new.cause, old.error) == ("CapacityUnknown", False)
+    assert "was not measured within" in new.why
+
+
 async def test_while_prometheus_is_down_the_cache_still_sees_the_morning_come(world: World, tmp_path: Path) -> None:
     await world.deployment()
     await world.scaler(mode="auto", maxReplicas=20, historySize=3 * 1440, stepSeconds=60, leadTimeSeconds=60)
