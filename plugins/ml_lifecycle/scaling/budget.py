@@ -13,7 +13,7 @@ async def within(seconds: float, tasks: Iterable[asyncio.Task[None]]) -> set[asy
     """
     waiting = list(tasks)
     try:
-        done, late = await asyncio.wait(waiting, timeout=max(0.0, seconds)) if waiting else (set(), set())
+        done, late = await asyncio.wait(waiting, timeout=seconds) if waiting else (set(), set())
     finally:
         for task in waiting:
             task.cancel()

@@ -38,27 +38,24 @@ def fill(values: Tensor, day: int) -> Filled:
         level = _without_dips(values, values, values, present)
         return Filled(level, present, torch.zeros_like(fresh, dtype=torch.long).unsqueeze(1), fresh, fresh)
     first = present.to(torch.uint8).argmax(dim=1, keepdim=True)
-    edge = torch.zeros_like(first)
-    after = _carried(values.flip(1), present.flip(1), edge).flip(1)
+    before, after = _latest(present), values.shape[1] - 1 - _latest(present.flip(1)).flip(1)
+    last = before[:, -1:]
     # Behind the last sample nothing is known: it may be a dip.
     steps = torch.arange(values.shape[1], device=values.device)
-    after = torch.where(steps <= torch.where(present, steps, -1).amax(dim=1, keepdim=True), after, torch.inf)
-    clean = _without_dips(values, _carried(values, present, edge), after, present)
-    level = _carried(clean, present, first)
+    coming = torch.where(steps <= last, values.gather(1, after), torch.inf)
+    clean = _without_dips(values, values.gather(1, before), coming, present)
+    level = clean.gather(1, torch.maximum(before, first)).nan_to_num_(0.0)
     blind_steps = day // BLIND_SHARE
     blind = ~fresh & present[:, -1 - blind_steps :].any(dim=1) & (first[:, 0] < values.shape[1] - 2 * day)
     rows = blind.nonzero()[:, 0]
     if len(rows):
-        level[rows] = _as_yesterday(level[rows], present[rows], day)
+        level[rows] = _as_yesterday(level[rows], last[rows], day)
     return Filled(level, present, first, fresh, fresh | blind)
 
 
-def _as_yesterday(level: Tensor, present: Tensor, day: int) -> Tensor:
-    """The level goes on from its last sample as it went from there a day before."""
-    time = level.shape[1]
-    steps = torch.arange(time, device=level.device)
-    last = torch.where(present, steps, 0).amax(dim=1, keepdim=True)
-    tail = steps[-(day // BLIND_SHARE) :]
+def _as_yesterday(level: Tensor, last: Tensor, day: int) -> Tensor:
+    """The level goes on from its last sample, at step `last` [series, 1], as it went from there a day before."""
+    tail = torch.arange(level.shape[1], device=level.device)[-(day // BLIND_SHARE) :]
     before = (last - torch.arange(BEFORE_OUTAGE, device=level.device)).clamp(min=0)
     now, then = (level.gather(1, (before - lag).clamp(min=0)).mean(dim=1, keepdim=True) for lag in (0, day))
     course = now + level[:, tail - day] - then
@@ -66,11 +63,10 @@ def _as_yesterday(level: Tensor, present: Tensor, day: int) -> Tensor:
     return level
 
 
-def _carried(values: Tensor, present: Tensor, first: Tensor) -> Tensor:
-    """[series, time]: `values`, in gaps the one before; before the first the first; 0 where there is none."""
-    steps = torch.arange(values.shape[1], device=values.device)
-    before = torch.where(present, steps, 0).cummax(dim=1).values
-    return values.gather(1, torch.maximum(before, first)).nan_to_num(0.0)
+def _latest(present: Tensor) -> Tensor:
+    """[series, time]: the step of the latest sample, at or before each; 0 before the first."""
+    steps = torch.arange(present.shape[1], device=present.device)
+    return torch.where(present, steps, 0).cummax(dim=1).values
 
 
 def _without_dips(values: Tensor, before: Tensor, after: Tensor, present: Tensor) -> Tensor:

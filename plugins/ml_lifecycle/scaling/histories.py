@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,10 +51,10 @@ async def read_loads(
     What a pass has not read in time is an error of its scalers; with a cache the next pass has less to read.
     """
     server = prometheus.identity
-    wanted = {scaler.key: _Wanted.of(scaler, scaler.spec, server) for scaler in scalers if scaler.spec is not None}
+    wanted = {scaler.key: _Wanted(scaler, scaler.spec, server) for scaler in scalers if scaler.spec is not None}
     with _caches(wanted.values(), now, cache_folder) as caches:
         for one in wanted.values():
-            one.cache = caches.get(one.step_seconds)
+            one.cache = caches.get(one.spec.step_seconds)
         loads = Loads()
 
         def remember(keys: Iterable[ScalerKey]) -> None:
@@ -86,15 +87,21 @@ async def read_loads(
 class _Wanted:
     """The history that one scaler wants."""
 
-    name: str  # in the cache
-    points: int
-    step_seconds: int
+    scaler: Scaler
+    spec: ScalerSpec
+    server: str
     cache: HistoryCache | None = None
 
-    @classmethod
-    def of(cls, scaler: Scaler, spec: ScalerSpec, server: str) -> _Wanted:
-        points, step = spec.history_points, spec.step_seconds
-        return cls(series_name(server, load_query(scaler, spec), step, points), points, step)
+    @property
+    def points(self) -> int:
+        """All of it."""
+        return self.spec.history_points
+
+    @cached_property
+    def name(self) -> str:
+        """In the cache."""
+        query = load_query(self.scaler, self.spec)
+        return series_name(self.server, query, self.spec.step_seconds, self.points)
 
     @property
     def asked(self) -> int:
@@ -111,20 +118,17 @@ class _Wanted:
     def before(self) -> History | None:
         """The history as far as the last pass knew it."""
         loads = None if self.cache is None else self.cache.read_before(self.name, self.points)
-        return None if loads is None else History(loads, self.step_seconds)
+        return None if loads is None else History(loads, self.spec.step_seconds)
 
 
 @contextmanager
 def _caches(wanted: Iterable[_Wanted], now: float, folder: Path | None) -> Iterator[dict[int, HistoryCache]]:
     """By step length; none without a folder, or where another pass has it."""
-    rooms: dict[int, dict[str, int]] = defaultdict(dict)
-    for one in wanted:
-        rooms[one.step_seconds][one.name] = one.points
     caches: dict[int, HistoryCache] = {}
     with ExitStack() as stack:
         try:
             if folder is not None and stack.enter_context(locked(folder)):
-                caches = {step: _opened(folder, step, now, room) for step, room in rooms.items()}
+                caches = {step: _opened(folder, step, now, room) for step, room in _rooms(wanted).items()}
         except OSError as error:
             logger.warning("%s cannot be used (%s): whole histories are read from Prometheus", folder, error)
         try:
@@ -132,6 +136,14 @@ def _caches(wanted: Iterable[_Wanted], now: float, folder: Path | None) -> Itera
         finally:  # also where the pass ends here: what it has read is not read again
             for cache in caches.values():
                 cache.save()
+
+
+def _rooms(wanted: Iterable[_Wanted]) -> Mapping[int, Mapping[str, int]]:
+    """Numbers of samples by name, for each step length."""
+    rooms: dict[int, dict[str, int]] = defaultdict(dict)
+    for one in wanted:
+        rooms[one.spec.step_seconds][one.name] = one.points
+    return rooms
 
 
 def _opened(folder: Path, step: int, now: float, room: Mapping[str, int]) -> HistoryCache:

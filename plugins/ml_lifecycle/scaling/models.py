@@ -38,14 +38,9 @@ class Predictions:
     base: Tensor  # [series, point]: the level now
     growth: Tensor  # [model, series, point]: how far they say that it will rise
     residual: Tensor  # [model, series, origin]: how much further it rose; of an unfinished horizon, so far
-    begun: Tensor  # [series, origin]: something is known of the horizon
     passed: Tensor  # [series, origin]: the horizon is finished
-    decay: Tensor  # [series, origin]: how much an origin counts
-
-    @property
-    def weight(self) -> Tensor:
-        """[series, origin]: what is learnt from."""
-        return torch.where(self.passed, self.decay, 0.0)
+    weight: Tensor  # [series, origin]: how much is learnt from an origin, nothing from an unfinished one
+    judged: Tensor  # [series, origin]: how much models are judged by it, also while its horizon lasts
 
 
 def predictions(windows: Windows, horizon: int, day: int, asked: str) -> Predictions:
@@ -65,8 +60,7 @@ def predictions(windows: Windows, horizon: int, day: int, asked: str) -> Predict
     features = [torch.ones_like(base), slope, *shape_features(windows), *seasons, *clock_features(windows, day)]
     cut = SPIKE * 1.4826 * median_size(rise, weight) + 1e-3
     tame = torch.maximum(torch.minimum(rise, cut), -cut)
-    overlap = max(1.0, horizon / windows.stride)
-    fitted, left_out = fit(torch.stack(features, dim=1), tame, weight, PENALTY * overlap)
+    fitted, left_out = fit(torch.stack(features, dim=1), tame, weight, PENALTY * windows.overlap(horizon))
 
     growth = [none, slope, yesterday, fitted]
     if asked in MODELS[USUAL:]:  # the places of both, so that MODELS names them
@@ -78,4 +72,4 @@ def predictions(windows: Windows, horizon: int, day: int, asked: str) -> Predict
     residual = rise - said[..., :origins]
     # A finished origin must not be judged by a ridge that has learnt from it.
     residual[RIDGE] = torch.where(passed, left_out + rise - tame, residual[RIDGE])
-    return Predictions(base, said, residual, begun, passed, decay)
+    return Predictions(base, said, residual, passed, weight, judged=torch.where(begun, decay, 0.0))

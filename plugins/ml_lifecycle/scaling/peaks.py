@@ -64,13 +64,12 @@ def peaks(
     said = predictions(windows, horizon, day, model)
     finished = said.passed.sum(dim=1)
     young = (finished < ENOUGH)[:, None]
-    overlap = max(1.0, horizon / windows.stride)
     added, loss = margins(
         said.residual,
-        spread(windows, said.residual[RIDGE], said.weight, horizon=horizon, day=day, overlap=overlap),
+        spread(windows, said.residual[RIDGE], said.weight, horizon=horizon, day=day),
         quantiles,
         weight=said.weight,
-        judged=torch.where(said.begun, said.decay, 0.0),
+        judged=said.judged,
         passed=said.passed,
         least=torch.where(young, noise_margin(windows, horizon, quantiles), -torch.inf),
     )

@@ -30,9 +30,8 @@ def upper_quantiles(residuals: Tensor, weight: Tensor, quantiles: Tensor) -> Ten
     enough = known.sum(dim=1, keepdim=True) >= ENOUGH
     if bool(enough.all()):
         return found
-    few = torch.where(known, residuals, torch.nan)
-    middle = few.nanmedian(dim=1, keepdim=True).values.nan_to_num(0.0)
-    spread = 1.4826 * (few - middle).abs().nanmedian(dim=1, keepdim=True).values.nan_to_num(0.0)
+    middle = torch.where(known, residuals, torch.nan).nanmedian(dim=1, keepdim=True).values.nan_to_num(0.0)
+    spread = 1.4826 * median_size(residuals - middle, weight)
     return torch.where(enough, found, middle + spread * torch.special.ndtri(quantiles))
 
 

@@ -81,18 +81,20 @@ class _Pass:
 
     async def run(self) -> list[Decision]:
         """Reads, decides, writes."""
-        clock = asyncio.get_running_loop().time
-        self._end = clock() + self._options.deadline_seconds
+        self._end = asyncio.get_running_loop().time() + self._options.deadline_seconds
         async with asyncio.timeout_at(self._end):
             scalers = await self._client.scalers()
             if not scalers:
                 return []
             self._surroundings = await self._client.surroundings()
             findings, targets = await self._decide(scalers)
-        decisions = await self._carry_out(scalers, findings, targets, self._end - clock())
+        decisions = await self._carry_out(scalers, findings, targets)
         if self._options.show is not None:
             await asyncio.to_thread(self._draw, scalers, decisions, self._options.show)
         return decisions
+
+    def _seconds_left(self) -> float:
+        return max(0.0, self._end - asyncio.get_running_loop().time())
 
     def _draw(
         self, scalers: Sequence[Scaler], decisions: Sequence[Decision], show: Callable[[Scaler, str], None]
@@ -173,7 +175,7 @@ class _Pass:
             except LifecycleError as error:
                 errors[scaler.key] = str(error)
 
-        seconds = MEASURING_SHARE * (self._end - asyncio.get_running_loop().time())
+        seconds = MEASURING_SHARE * self._seconds_left()
         tasks = {asyncio.create_task(measure(scaler)): scaler for scaler in scalers}
         for task in await within(seconds, tasks):
             scaler = tasks[task]
@@ -187,7 +189,7 @@ class _Pass:
     async def _loads(self, scalers: Sequence[Scaler]) -> Loads:
         asked = [scaler for scaler in scalers if scaler.spec is not None and scaler.spec.mode != "off"]
         folder = self._options.history_cache
-        seconds = READING_SHARE * max(0.0, self._end - asyncio.get_running_loop().time())
+        seconds = READING_SHARE * self._seconds_left()
         return await read_loads(
             asked, self._prometheus, self._now.timestamp(), gate=self._gate, seconds=seconds, cache_folder=folder
         )
@@ -235,7 +237,6 @@ class _Pass:
         scalers: Sequence[Scaler],
         findings: dict[ScalerKey, Findings],
         targets: Mapping[ScalerKey, Target],
-        remaining: float,
     ) -> list[Decision]:
         """Writes what must be written, within the deadline; whoever is not reached says so."""
         done: dict[ScalerKey, Findings] = {}
@@ -254,7 +255,7 @@ class _Pass:
         else:
             # Whoever needs replicas comes first, and a status that only says something new comes last.
             urgent = sorted(scalers, key=lambda scaler: -_added(findings[scaler.key]))
-            await within(remaining, [asyncio.create_task(write(scaler)) for scaler in urgent])
+            await within(self._seconds_left(), [asyncio.create_task(write(scaler)) for scaler in urgent])
         missed = Findings(error="the pass ended before this scaler's turn", error_reason="NotReached")
         return [decision_of(scaler, done.get(scaler.key, missed), self._now) for scaler in scalers]
 

@@ -27,12 +27,12 @@ class Spread:
     logarithm: Tensor  # [series, point], relative to the usual size
     usual: Tensor  # [series, 1]
 
-    def size(self, share: float = 1.0) -> Tensor:
+    def size(self, share: float) -> Tensor:
         """[series, point], never 0: that size, of whose difference from the usual one a `share` is believed."""
         return (share * self.logarithm).exp().clamp(NARROWEST, WIDEST) * self.usual
 
 
-def spread(windows: Windows, residuals: Tensor, weight: Tensor, *, horizon: int, day: int, overlap: float) -> Spread:
+def spread(windows: Windows, residuals: Tensor, weight: Tensor, *, horizon: int, day: int) -> Spread:
     """What size of the residual is expected at each point.
 
     `residuals`, `weight` [series, origin]: of the past, 0 where unknown. It learns from roughness, slope and load of
@@ -55,7 +55,7 @@ def spread(windows: Windows, residuals: Tensor, weight: Tensor, *, horizon: int,
     # Their means:
     features[:, 1:] -= features[:, 1:, : windows.origins] @ weight.unsqueeze(-1) / total.unsqueeze(-1)
     target = torch.log(size / usual + LEAST_SHARE) * known
-    logarithm, left_out = fit(features, target, weight, PENALTY * overlap)
+    logarithm, left_out = fit(features, target, weight, PENALTY * windows.overlap(horizon))
     # A miss must not be measured by a size that was learnt from it.
     honest = torch.where(known, target - left_out, logarithm[:, : windows.origins])
     return Spread(torch.cat([honest, logarithm[:, windows.origins :]], dim=1), usual)

@@ -126,6 +126,10 @@ class Windows:
         highest = max_pool1d(ahead.unsqueeze(1), horizon, stride=1).squeeze(1)
         return torch.maximum(highest, self.level, out=highest)
 
+    def overlap(self, horizon: int) -> float:
+        """How many origins share a part of their horizons, at least 1: together they tell little more than one."""
+        return max(1.0, horizon / self.stride)
+
     def weight(self, half_life: Tensor) -> Tensor:
         """[series, origin]: 1 for now, half of it one half-life [series, 1] ago."""
         age = (self.time - 1 - self.at[: self.origins]).float()
