@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ml_lifecycle.prometheus.request_counters import REQUEST_COUNTERS, RequestCounter
 from ml_lifecycle.settings import ErrorQueries, OwnCounts, OwnGauge, Rollout
 
 # How long a series that a gap has hidden is known: one that comes back later counts as new.
@@ -21,22 +22,29 @@ _SIDE = "side"
 class Preset:
     """The names of one source's metrics.
 
-    `count` and `bucket` are a counter of requests and a histogram of their duration, `unit` one second in its bounds.
-    `side` is the label whose value names a side, or with `by_pod` its pods; `only` selects what counts once for each
-    request of a user. A rollout's own queries and its lag come with it: see `source`.
+    `bucket` is a histogram of the requests' duration, `unit` one second in its bounds. `side` is the label whose value
+    names a side, or with `by_pod` its pods. A rollout's own queries and its lag come with it: see `source`.
     """
 
-    count: str
+    counter: RequestCounter
     bucket: str
     side: str
-    namespace: str
     code: str
-    only: str = ""
     by_pod: bool = False
     unit: float = 1.0
     errors: ErrorQueries | None = None
     own: tuple[OwnCounts | OwnGauge, ...] = ()
     lag_seconds: float = 2.0
+
+    @property
+    def count(self) -> str:
+        """The counter of requests."""
+        return self.counter.name
+
+    @property
+    def namespace(self) -> str:
+        """The label of the namespace."""
+        return self.counter.namespace
 
     @property
     def side_label(self) -> str:
@@ -45,50 +53,37 @@ class Preset:
 
 
 PRESETS: Mapping[str, Preset] = {
-    # Knative Serving 1.19 and newer: queue-proxy's OpenTelemetry metrics.
     "knative_otel": Preset(
-        count="kn_serving_invocation_duration_seconds_count",
+        counter=REQUEST_COUNTERS["knative_otel"],
         bucket="kn_serving_invocation_duration_seconds_bucket",
         side="kn_revision_name",
-        namespace="k8s_namespace_name",
         code="http_response_status_code",
     ),
-    # Knative Serving before 1.19.
     "knative_queue_proxy": Preset(
-        count="revision_app_request_count",
+        counter=REQUEST_COUNTERS["knative_queue_proxy"],
         bucket="revision_app_request_latencies_bucket",
         side="revision_name",
-        namespace="namespace_name",
         code="response_code",
         unit=1000.0,
     ),
-    # Istio, as the gateway or the caller's sidecar counts: the server's sidecar reports the same request once more. In
-    # Knative mode the way over the local gateway is reported under that gateway's name, so it does not count twice.
     "istio": Preset(
-        count="istio_requests_total",
+        counter=REQUEST_COUNTERS["istio"],
         bucket="istio_request_duration_milliseconds_bucket",
         side="destination_service_name",
-        namespace="destination_service_namespace",
         code="response_code",
-        only='reporter="source"',
         unit=1000.0,
     ),
-    # The serving image of this package, behind any gateway; without its probes.
     "ml_serving": Preset(
-        count="ml_serving_requests_total",
+        counter=REQUEST_COUNTERS["ml_serving"],
         bucket="ml_serving_request_duration_seconds_bucket",
         side="pod",
-        namespace="namespace",
         code="code",
-        only='endpoint=~".*(infer|predict).*"',
         by_pod=True,
     ),
-    # KServe's own servers (sklearn, xgboost, huggingface and others): durations of predictions, no errors.
     "kserve": Preset(
-        count="request_predict_seconds_count",
+        counter=REQUEST_COUNTERS["kserve"],
         bucket="request_predict_seconds_bucket",
         side="pod",
-        namespace="namespace",
         code="",
         by_pod=True,
     ),
@@ -116,7 +111,7 @@ class Queries:
 def queries(preset: Preset, *, namespace: str, sides: Sequence[str], window_seconds: float) -> Queries:
     """Cumulative, so that the differences of two looks are exact."""
     names = _pods(sides) if preset.by_pod else "|".join(sides)
-    chosen = [f'{preset.namespace}="{namespace}"', f'{preset.side}=~"{names}"', *([preset.only] if preset.only else [])]
+    chosen = [f'{preset.namespace}="{namespace}"', f'{preset.side}=~"{names}"', *filter(None, [preset.counter.only])]
     where = "{" + ",".join(chosen) + "}"
     count, bucket = preset.count + where, preset.bucket + where
     window = _milliseconds(window_seconds)

@@ -1,10 +1,11 @@
-"""What each source of metrics calls the requests of an InferenceService; the PromQL of many services' load. Pure."""
+"""How each source of metrics names an InferenceService; the PromQL of many services' load. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ml_lifecycle.prometheus.request_counters import REQUEST_COUNTERS, RequestCounter
 from ml_lifecycle.scaling.resource import Source
 
 SERVICE = "service"
@@ -12,22 +13,20 @@ SERVICE = "service"
 
 @dataclass(frozen=True)
 class LoadSource:
-    """The names of one source's counter of requests.
+    """How a counter of requests names a service.
 
     `label` bears the name `<service>-predictor` or, with `shape`, one in which that regular expression finds the
-    service as `(names)`; `only` selects what counts once for each request of a user.
+    service as `(names)`.
     """
 
-    count: str
-    namespace: str
+    counter: RequestCounter
     label: str
     shape: str = ""
-    only: str = ""
 
     @property
     def labels(self) -> tuple[str, str]:
         """The labels by which an answer's series name a service's namespace and what `named` gives."""
-        return self.namespace, SERVICE if self.shape else self.label
+        return self.counter.namespace, SERVICE if self.shape else self.label
 
     def named(self, service: str) -> str:
         """What the second label says of this service."""
@@ -39,8 +38,12 @@ class LoadSource:
         ordered = sorted(services, key=lambda name: (-len(name), name))
         names = "|".join(name.replace(".", r"\\.") for name in ordered)
         found = self.shape.replace("names", names, 1) if self.shape else f"({names})-predictor"
-        chosen = [f'{self.namespace}=~"{"|".join(sorted(namespaces))}"', f'{self.label}=~"{found}"']
-        rate = f"rate({self.count}{{{', '.join([*chosen, *filter(None, [self.only])])}}}[{window_seconds:g}s])"
+        chosen = [
+            f'{self.counter.namespace}=~"{"|".join(sorted(namespaces))}"',
+            f'{self.label}=~"{found}"',
+            *filter(None, [self.counter.only]),
+        ]
+        rate = f"rate({self.counter.name}{{{', '.join(filter(None, chosen))}}}[{window_seconds:g}s])"
         if self.shape:
             rate = f'label_replace({rate}, "{SERVICE}", "$1", "{self.label}", "{found}")'
         return f"sum by ({', '.join(self.labels)}) ({rate})"
@@ -50,32 +53,11 @@ class LoadSource:
 # may be named like that: without a scaler its load would count for `digits`.
 _PODS = "(names)(?:-v[0-9]+)?-predictor(?:-[0-9]{5}-deployment)?-[a-z0-9]+-[a-z0-9]{5}"
 SOURCES: Mapping[Source, LoadSource] = {
-    # Knative Serving 1.19 and newer: queue-proxy's OpenTelemetry metrics.
-    "knative_otel": LoadSource(
-        count="kn_serving_invocation_duration_seconds_count",
-        namespace="k8s_namespace_name",
-        label="kn_configuration_name",
-    ),
-    # Knative Serving before 1.19.
-    "knative_queue_proxy": LoadSource(
-        count="revision_app_request_count", namespace="namespace_name", label="configuration_name"
-    ),
-    # As the gateway or the caller's sidecar counts: the server's sidecar reports the same request once more.
+    "knative_otel": LoadSource(REQUEST_COUNTERS["knative_otel"], "kn_configuration_name"),
+    "knative_queue_proxy": LoadSource(REQUEST_COUNTERS["knative_queue_proxy"], "configuration_name"),
     "istio": LoadSource(
-        count="istio_requests_total",
-        namespace="destination_service_namespace",
-        label="destination_service_name",
-        shape="(names)(?:-v[0-9]+)?-predictor(?:-[0-9]{5})?",
-        only='reporter="source"',
+        REQUEST_COUNTERS["istio"], "destination_service_name", "(names)(?:-v[0-9]+)?-predictor(?:-[0-9]{5})?"
     ),
-    # The serving image of this package, without its probes.
-    "ml_serving": LoadSource(
-        count="ml_serving_requests_total",
-        namespace="namespace",
-        label="pod",
-        shape=_PODS,
-        only='endpoint=~".*(infer|predict).*"',
-    ),
-    # KServe's own servers (sklearn, xgboost, huggingface and others).
-    "kserve": LoadSource(count="request_predict_seconds_count", namespace="namespace", label="pod", shape=_PODS),
+    "ml_serving": LoadSource(REQUEST_COUNTERS["ml_serving"], "pod", _PODS),
+    "kserve": LoadSource(REQUEST_COUNTERS["kserve"], "pod", _PODS),
 }
