@@ -77,7 +77,7 @@ class InvalidError(KubernetesError):
 
 
 class ForbiddenError(KubernetesError):
-    """The credentials are missing, expired or may not do this."""
+    """The credentials may not do this."""
 
     status = 403
     reason = "Forbidden"
@@ -95,6 +95,16 @@ class UnavailableError(KubernetesError):
 
     status = 503
     reason = "ServiceUnavailable"
+
+
+class UnauthorizedError(UnavailableError):
+    """The API does not know the credentials: expired, wrong, or the API server is only starting.
+
+    It says nothing about any object. The client has fetched the credentials anew before it raises this.
+    """
+
+    status = 401
+    reason = "Unauthorized"
 
 
 class LeaseHeldError(LifecycleError):
@@ -120,7 +130,7 @@ class WaitTimeoutError(LifecycleError):
 
 _BY_STATUS: dict[int, type[KubernetesError]] = {
     400: InvalidError,
-    401: ForbiddenError,
+    401: UnauthorizedError,
     403: ForbiddenError,
     404: NotFoundError,
     409: ConflictError,

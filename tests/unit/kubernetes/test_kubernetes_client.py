@@ -19,9 +19,9 @@ from ml_lifecycle.kubernetes.exceptions import (
     AlreadyExistsError,
     ConflictError,
     ExpiredError,
-    ForbiddenError,
     InvalidError,
     NotFoundError,
+    UnauthorizedError,
     UnavailableError,
     WaitFailedError,
     WaitTimeoutError,
@@ -149,12 +149,13 @@ async def test_a_missing_name_or_namespace_is_refused_before_anything_is_sent(st
     assert stand_in.faults.requests == []
 
 
-async def test_the_wrong_token_is_forbidden(stand_in):
+async def test_credentials_that_the_api_does_not_know_say_nothing_of_any_object(stand_in):
     config = json.loads(stand_in.kubeconfig.read_text())
     config["users"][0]["user"]["token"] = "wrong"
     async with KubernetesClient.from_kubeconfig(config) as client:
-        with pytest.raises(ForbiddenError):
+        with pytest.raises(UnavailableError) as refused:
             await client.list(NAMESPACE)
+    assert type(refused.value) is UnauthorizedError
 
 
 async def test_an_unreachable_server_is_named(stand_in):
