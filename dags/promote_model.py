@@ -9,7 +9,7 @@ from typing import Any
 from airflow.sdk import DAG, get_current_context, task, task_group
 
 from ml_lifecycle.assets import CANDIDATE_MODEL, CHAMPION_MODEL, ModelEvent
-from ml_lifecycle.params import optional
+from ml_lifecycle.params import optional, optional_version
 from ml_lifecycle.tracking.links import RUN_URL, MlflowRunLink
 from ml_lifecycle.tracking.operators import PromotionApprovalOperator
 
@@ -29,7 +29,7 @@ SETTINGS = {
 
 PARAMS = {
     "model": optional("string", "Registered model; null: the models of the candidate events"),
-    "version": optional("string", "Version to judge; null: the model's challenger", pattern="^[0-9]+$"),
+    "version": optional_version("Version to judge; null: the model's challenger"),
     "reason": optional(
         "string", "Promote an earlier, published version by hand, past the gate: say why (a rollback)", minLength=1
     ),
@@ -66,7 +66,10 @@ Compares a candidate with the champion on the same hold-out and makes it champio
 - **Approval**, where `gate.approval.required` or the param `approval` asks for it: `approve` waits for a person under
   *Required Actions*, with the evidence in the form, and takes `gate.approval.default` after
   `gate.approval.timeout_hours`. A rejection skips `publish`; the tag `gate.approval` says who decided.
-  `airflow dags test` would wait for ever: give it `--mark-success-pattern promote.approve`, or `"approval": false`.
+  Marking `approve` as success is no answer: nothing is published without a person's name, and with
+  `gate.approval.by_another` not by the word of who asked for the training or for this run. `airflow dags test` would
+  wait for ever: give it a Variable that asks for no approval.
+- **Locked**: params may make the gate stricter, not laxer, unless the Variable's list `locked` says otherwise.
 - **Publishing** writes the serving files to `models/<name>/<version>/`, checks their hashes, and only then moves the
   alias. Published files never change. If the champion has changed since the judgement, `publish` is skipped.
 - **Rollback of a promotion**: `model`, `version` (published before) and `reason`. Whoever gives a reason is not asked

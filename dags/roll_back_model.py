@@ -9,15 +9,15 @@ from airflow.sdk import DAG, get_current_context, task
 
 from ml_lifecycle.assets import LIVE_MODEL, ModelEvent
 from ml_lifecycle.kserve.operators import RollBackOperator
-from ml_lifecycle.params import optional, overrides, refusing, required
+from ml_lifecycle.params import NAMESPACE, optional, optional_version, overrides, refusing, required
 
 SETTINGS = {"namespace": "serving.namespace", "image": "serving.image"}
 
 PARAMS = {
     "model": optional("string", "Registered model and InferenceService; needed"),
-    "version": optional("string", "Version to return to; null: the one that was live before", pattern="^[0-9]+$"),
+    "version": optional_version("Version to return to; null: the one that was live before"),
     "reason": optional("string", "Why; it stands on the version's tags", minLength=1),
-    "namespace": optional("string", "Namespace of the InferenceService", section="Serving"),
+    "namespace": optional("string", "Namespace of the InferenceService", section="Serving", pattern=NAMESPACE),
     "image": optional("string", "The model server's image", section="Serving"),
 }
 

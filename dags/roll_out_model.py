@@ -11,7 +11,7 @@ from airflow.sdk import DAG, get_current_context, task, task_group
 from ml_lifecycle.assets import CHAMPION_MODEL, LIVE_MODEL, ModelEvent, incoming_models
 from ml_lifecycle.kserve.operators import CanaryOperator, CloseRolloutOperator, OpenRolloutOperator
 from ml_lifecycle.kserve.smoke_test import SmokeTestOperator
-from ml_lifecycle.params import optional, overrides, refusing
+from ml_lifecycle.params import NAMESPACE, optional, optional_version, overrides, refusing
 from ml_lifecycle.settings_variable import read_settings
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ SETTINGS = {
 
 PARAMS = {
     "model": optional("string", "Registered model and InferenceService; null: those that the asset event names"),
-    "version": optional("string", "Version; null: the champion", pattern="^[0-9]+$"),
+    "version": optional_version("Version; null: the champion"),
     "strategy": optional(
         "string",
         "By steps on evidence, all at once after the checks, or KServe's own replacement checked afterwards",
@@ -72,7 +72,7 @@ PARAMS = {
     "latency_floor_seconds": optional(
         "number", "Difference of latency quantiles below which nothing is harm", section="Verdict", minimum=0
     ),
-    "namespace": optional("string", "Namespace of the InferenceService", section="Serving"),
+    "namespace": optional("string", "Namespace of the InferenceService", section="Serving", pattern=NAMESPACE),
     "image": optional("string", "The model server's image", section="Serving"),
     "min_replicas": optional("integer", "Replicas at least", section="Serving", minimum=1),
     "max_replicas": optional("integer", "Replicas at most", section="Serving", minimum=1),

@@ -8,7 +8,7 @@ from typing import Any
 from airflow.sdk import DAG, Param, get_current_context, task
 
 from ml_lifecycle.kserve.operators import SteerRolloutOperator
-from ml_lifecycle.params import optional, refusing, required
+from ml_lifecycle.params import NAMESPACE, optional, overrides, refusing, required
 
 ACTIONS = {
     "approve": "let a step go on that waits for approval",
@@ -18,11 +18,13 @@ ACTIONS = {
     "promote": "end it now, all traffic to the new version, whatever the evidence says",
 }
 
+SETTINGS = {"namespace": "serving.namespace"}
+
 PARAMS = {
     "model": optional("string", "The model whose rollout is open; needed"),
     "action": Param("approve", type="string", enum=list(ACTIONS), values_display=ACTIONS, description="What to do"),
     "reason": optional("string", "Why; it stands in the report and on the version's tags", minLength=1),
-    "namespace": optional("string", "Namespace of the InferenceService; null: that of the settings"),
+    "namespace": optional("string", "Namespace of the InferenceService; null: that of the settings", pattern=NAMESPACE),
 }
 
 DOC = """
@@ -54,11 +56,11 @@ with DAG(
         from ml_lifecycle.settings_variable import read_settings
 
         with refusing():
-            settings = read_settings(required(params, "model"))
+            settings = read_settings(required(params, "model"), overrides(params, SETTINGS))
         run = get_current_context()["dag_run"]
         return {
             "kubernetes_conn_id": settings.connections.kubernetes,
-            "namespace": params["namespace"] or settings.serving.namespace,
+            "namespace": settings.serving.namespace,
             "by": getattr(run, "triggering_user_name", None) or run.run_id,
             "reason": params["reason"] or "",
         }

@@ -16,6 +16,16 @@ def optional(kind: str, description: str, **schema: Any) -> Param:
     return Param(None, type=["null", kind], description=description, **schema)
 
 
+# Python's `$` lets a line break pass at the end; what stands behind it here does not, and means nothing to a browser.
+_END = r"$(?!\n)"
+NAMESPACE = rf"^[a-z0-9]([-a-z0-9]{{0,61}}[a-z0-9])?{_END}"
+
+
+def optional_version(description: str) -> Param:
+    """A param that names a registered version by its number."""
+    return optional("string", description, pattern=rf"^[1-9][0-9]{{0,9}}{_END}")
+
+
 def overrides(params: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, Any]:
     """Dotted settings path to value, for the params that were given; `paths` maps param to path."""
     return {path: params[name] for name, path in paths.items() if params.get(name) is not None}

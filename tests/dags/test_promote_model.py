@@ -208,7 +208,7 @@ def test_a_champion_that_came_meanwhile_makes_a_judgement_stale(
     assert objection(settings, "2", judged_against="1", ruling=ruling) is None  # an attempt of its own went so far
 
 
-def test_dags_test_passes_over_the_question(
+def test_marking_the_question_as_success_is_no_approval_and_no_param_takes_it_away(
     lake: Path,
     tracking: TrackingClient,
     model: str,
@@ -222,13 +222,13 @@ def test_dags_test_passes_over_the_question(
 
     marked = run_dag("promote_model.py", "promote_model", {"model": model}, mark_success_pattern="promote.approve")
 
-    assert set(states(marked).values()) == {"success"}
-    assert champion(tracking, model) == "1"
-    assert tracking.version(model, "1").tags["gate.approval"] == "approved by marking the task as success"
-    trained(tracking, model, tmp_path, champion="1", gained=10)
-    switched_off = run_dag("promote_model.py", "promote_model", {"model": model, "approval": False})
-    assert switched_off.state == "success"
-    assert champion(tracking, model) == "2"
+    assert states(marked)["promote.publish[0]"] == "skipped"
+    assert champion(tracking, model) is None
+    said = tracking.version(model, "1").tags["gate.approval"]
+    assert said == "not approved: the task was marked as success, which names no person"
+    for loosened in ({"approval": False}, {"min_accuracy": 0.1}):
+        assert run_dag("promote_model.py", "promote_model", {"model": model, **loosened}).state == "failed"
+    assert champion(tracking, model) is None
 
 
 def answer_when_asked(model: str, chosen: str, user: str | None, seen: list[dict[str, Any]]) -> None:
@@ -301,7 +301,7 @@ def test_a_person_has_the_last_word(
         ({"model": "nobody"}, "model = 'nobody' has no version under the alias challenger"),
         ({"version": "3"}, "version = '3' needs the param model"),
         ({"model": "digits", "reason": "because"}, "reason promotes by hand and needs the params model and version"),
-        ({"model": "digits", "version": "1", "min_accuracy": 0.5, "max_loss": 0.1}, "no version '1'"),
+        ({"model": "digits", "version": "1", "min_accuracy": 0.85, "max_loss": 0.1}, "no version '1'"),
     ],
 )
 def test_bad_input_is_refused(

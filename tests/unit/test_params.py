@@ -1,5 +1,7 @@
 """From params to settings, and which errors end a task at once."""
 
+import re
+
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
@@ -7,7 +9,7 @@ from ml_lifecycle.data_lake.exceptions import DataLakeUnreachableError, DatasetE
 from ml_lifecycle.dataproc.exceptions import ClusterRefusedError, UnavailableError
 from ml_lifecycle.exceptions import LifecycleError, ParamMissingError, SettingsError
 from ml_lifecycle.kserve.exceptions import RolloutRefusedError
-from ml_lifecycle.params import overrides, refusing, required
+from ml_lifecycle.params import NAMESPACE, optional_version, overrides, refusing, required
 from ml_lifecycle.tracking.exceptions import (
     NoCandidateError,
     ServingArtifactMissingError,
@@ -59,3 +61,18 @@ def test_a_param_without_a_default_is_asked_for_by_name():
     for given in ({}, {"model": None}, {"model": ""}):
         with pytest.raises(ParamMissingError, match="the param 'model' is missing"):
             required(given, "model")
+
+
+@pytest.mark.parametrize("given", ["7\n", "7 ", " 7", "07", "0", "-7", "7.0", "v7", "7\n7", "٧", "99999999999"])
+def test_a_version_is_a_number_and_nothing_else(given: str) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    with pytest.raises(ParamValidationError):
+        optional_version("version").resolve(given)
+    assert optional_version("version").resolve("70") == "70"
+
+
+@pytest.mark.parametrize("given", ["models\n", "a/../kube-system", "Models", "-a", "a" * 64, ""])
+def test_a_namespace_is_a_name_and_nothing_else(given: str) -> None:
+    assert not re.search(NAMESPACE, given)
+    assert re.search(NAMESPACE, "ml-models")

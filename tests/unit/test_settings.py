@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ def test_later_layers_win_and_deep_sections_merge() -> None:
         ({"notifier": "mail"}, "rollout.notifiers.0.notifier = 'mail'"),
         (
             {"notifier": "a.B", "to": "x"},
-            "rollout.notifiers.0.to = 'x': unknown setting; allowed here are arguments, n",
+            "rollout.notifiers.0.to: unknown setting; allowed here are arguments, n",
         ),
         ({"notifier": "a.B", "arguments": {"api_token": "s3cr3t"}}, "'api_token' would put a secret into settings"),
     ],
@@ -113,7 +114,7 @@ def test_bad_input_is_refused_with_field_value_and_what_is_allowed(path: str, va
         ({"node_selector": {"a b": "c"}}, r"node_selector.* = 'a b'"),
         ({"tolerations": [{"value": "v"}]}, "without a key the operator must be 'Exists'"),
         ({"tolerations": [{"key": "k", "toleration_seconds": 3}]}, "needs effect 'NoExecute'"),
-        ({"tolerations": [{"keys": "k"}]}, r"tolerations\.0\.keys = 'k': unknown setting; allowed here are .*operator"),
+        ({"tolerations": [{"keys": "k"}]}, r"tolerations\.0\.keys: unknown setting; allowed here are .*operator"),
     ],
 )
 def test_what_kserve_or_kubernetes_would_refuse_is_refused_at_once(given: dict[str, Any], said: str) -> None:
@@ -138,7 +139,7 @@ def test_every_allowed_name_makes_allowed_names_elsewhere(name: str) -> None:
 
 
 def test_unknown_keys_are_refused_with_those_allowed() -> None:
-    with pytest.raises(SettingsError, match=r"training.epoch = 3: unknown setting; allowed here are .*epochs"):
+    with pytest.raises(SettingsError, match=r"training.epoch: unknown setting; allowed here are .*epochs"):
         parsed(overrides={"training.epoch": 3})
     with pytest.raises(SettingsError, match="unknown key 'model'; allowed are"):
         parse_settings({"defaults": LAKE, "model": {}}, "digits")
@@ -171,7 +172,7 @@ def test_metrics_of_ones_own_are_taken() -> None:
             [{**COUNTS, "events": "sum(sold{r='$revision',s='$side'})"}],
             "unknown placeholder $revision; allowed are $side",
         ),
-        ([{**COUNTS, "evnts": "x"}], "evnts = 'x': unknown setting; allowed here are events, floor, harm, kind"),
+        ([{**COUNTS, "evnts": "x"}], "evnts: unknown setting; allowed here are events, floor, harm, kind"),
         ([{**GAUGE, "margin": 2}], "allowed here are harm, kind, name, tolerance, value"),
         ([{**COUNTS, "kind": "histogram"}], "'counts', 'gauge'"),
         ([{"name": "sold"}], "kind is missing: say 'counts' or 'gauge'"),
@@ -256,3 +257,81 @@ def test_steps_may_be_percents_or_say_more():
     steps = [{"percent": 0, "until": "06:30"}, 10, {"percent": 50, "approval": True}, 100]
     found = parse_settings({"defaults": {"data_lake": "file:///lake"}}, "digits", {"rollout.steps": steps})
     assert [step if isinstance(step, int) else step.percent for step in found.rollout.steps] == [0, 10, 50, 100]
+
+
+LOCKABLE = {
+    "gate": {"min_accuracy": 0.8, "max_latency_ms": 20, "approval": {"required": True}},
+    "cost": {"limit": 100},
+    "serving": {"namespace": "models", "image": "registry/serving:1"},
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("gate.min_accuracy", 0.79),
+        ("gate.max_accuracy_drop", 1),
+        ("gate.max_latency_ms", 21),
+        ("gate.approval.required", False),
+        ("gate.approval.default", "approve"),
+        ("gate.class_floors", {"cat": 0.1}),
+        ("gate", {"min_accuracy": 0}),
+        ("cost.limit", 1e9),
+        ("serving.namespace", "kube-system"),
+        ("serving.image", "attacker/serving:1"),
+    ],
+)
+def test_a_param_cannot_loosen_what_is_locked_from_the_beginning(path: str, value: Any) -> None:
+    settled = LOCKABLE | {"gate": LOCKABLE["gate"] | {"class_floors": {"cat": 0.9}}}
+    with pytest.raises(SettingsError, match=r"it is locked at .*take '(gate|cost|serving.*)' out of its list `locked`"):
+        parsed(overrides={path: value}, **settled)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("gate.min_accuracy", 0.9),
+        ("gate.max_latency_ms", 10),
+        ("gate.max_model_mb", 5),  # no limit before
+        ("gate.approval.required", True),
+        ("cost.limit", 99),
+        ("serving.namespace", "models"),
+        ("serving.min_replicas", 2),
+    ],
+)
+def test_a_param_may_tighten_or_repeat_what_is_locked(path: str, value: Any) -> None:
+    parsed(overrides={path: value}, **LOCKABLE)
+
+
+def test_the_variable_says_what_is_locked() -> None:
+    variable: dict[str, Any] = {"defaults": LAKE | LOCKABLE}
+    asked = {"gate.min_accuracy": 0.1}
+    assert parse_settings(variable | {"locked": []}, "digits", asked).gate.min_accuracy == 0.1
+    assert parse_settings(variable | {"locked": ["gate.approval"]}, "digits", asked).gate.min_accuracy == 0.1
+    with pytest.raises(SettingsError, match=r"training\.epochs = 9: it is locked at 5, and a run may not change it"):
+        parse_settings(variable | {"locked": ["training"]}, "digits", {"training.epochs": 9})
+
+
+@pytest.mark.parametrize(
+    ("locked", "said"),
+    [
+        (["gate.aproval"], "locked names 'gate.aproval': no setting 'aproval'; known are .*'approval'"),
+        ("gate", "locked must be a list"),
+    ],
+)
+def test_a_lock_that_locks_nothing_is_refused(locked: Any, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        parse_settings({"defaults": LAKE, "locked": locked}, "digits", {"training.epochs": 9})
+
+
+def test_a_refusal_shows_no_secret_anywhere_in_its_traceback() -> None:
+    secret = "s3cr3t-of-the-webhook"
+    notifier = {"notifier": "a.B", "arguments": {"password": secret, "deep": {"token": secret}}, "pass_phrase": secret}
+    with pytest.raises(SettingsError) as raised:
+        parsed(rollout={"notifiers": [notifier]}, experimnt=secret, serving={"imagee": {"a": [secret]}})
+    assert secret not in "".join(traceback.format_exception(raised.value))
+
+
+def test_another_person_cannot_be_nobody() -> None:
+    with pytest.raises(SettingsError, match="without another person's word"):
+        parsed(gate={"approval": {"required": True, "by_another": True, "default": "approve"}})

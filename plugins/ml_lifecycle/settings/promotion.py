@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ml_lifecycle.settings.section import Fraction, Section
 
@@ -15,6 +15,19 @@ class Approval(Section):
     required: bool = Field(default=False, description="ask a person in Airflow before a candidate becomes champion")
     timeout_hours: float = Field(default=24, gt=0, description="the default answer is taken after this")
     default: Literal["approve", "reject"] = Field(default="reject", description="the answer where nobody gives one")
+    by_another: bool = Field(
+        default=False,
+        description="who asked for the training or for its promotion may not approve it; runs that events or schedules "
+        "started were asked for by nobody",
+    )
+
+    @model_validator(mode="after")
+    def _somebody(self) -> Self:
+        if self.by_another and self.default == "approve":
+            raise ValueError(
+                "default 'approve' with by_another would let a candidate pass without another person's word"
+            )
+        return self
 
 
 class Gate(Section):

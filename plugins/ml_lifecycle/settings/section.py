@@ -25,6 +25,6 @@ Seconds = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
-    """A group of settings: frozen, and unknown keys are refused."""
+    """A group of settings: frozen, unknown keys are refused, and a refusal shows nothing of what was given."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import reduce
 from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 
 from ml_lifecycle.exceptions import SettingsError
+from ml_lifecycle.settings.locks import DEFAULT_LOCKS, check_lock, lock_of
 from ml_lifecycle.settings.model import Connections, Settings
 from ml_lifecycle.settings.section import Section
 
@@ -18,21 +20,23 @@ def parse_settings(
 ) -> Settings:
     """The settings of `model`: defaults, then the model's own, then `overrides`.
 
-    `overrides` maps dotted paths (`training.epochs`) to values; None means "not given". Raises SettingsError
-    that names the key, the value and what is allowed.
+    `overrides` maps dotted paths (`training.epochs`) to values; None means "not given". What the Variable's list
+    `locked` names they may not loosen. Raises SettingsError that names the key, the value and what is allowed.
     """
     document = _document(variable)
-    known = {"defaults", "models"}
+    known = {"defaults", "locked", "models"}
     if unknown := sorted(set(document) - known):
         raise SettingsError(f"Variable ml_lifecycle: unknown key {unknown[0]!r}; allowed are {sorted(known)}")
-    merged = overlay(document.get("defaults", {}), document.get("models", {}).get(model, {}))
-    for path, value in (overrides or {}).items():
-        if value is not None:
-            merged = overlay(merged, _nested(path, value))
-    try:
-        return Settings.model_validate({**merged, "model": model})
-    except ValidationError as error:
-        raise SettingsError(_explain(error, model)) from error
+    settled = overlay(document.get("defaults", {}), document.get("models", {}).get(model, {}))
+    given = {path: value for path, value in (overrides or {}).items() if value is not None}
+    asked = reduce(overlay, (_nested(path, value) for path, value in given.items()), settled)
+    settings = _validated(asked, model)
+    locks = {path: lock for path in given if (lock := lock_of(path, _locked(document)))}
+    if locks:
+        before = _validated(settled, model)
+        for path, lock in locks.items():
+            check_lock(path, lock, _at(before, path), _at(settings, path))
+    return settings
 
 
 def places(variable: str | Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -63,6 +67,36 @@ def _document(variable: str | Mapping[str, Any]) -> Mapping[str, Any]:
     return variable
 
 
+def _validated(document: Mapping[str, Any], model: str) -> Settings:
+    try:
+        return Settings.model_validate({**document, "model": model})
+    except ValidationError as error:
+        # Without the cause: a traceback of it would show what was given.
+        raise SettingsError(_explain(error, model)) from None
+
+
+def _locked(document: Mapping[str, Any]) -> Iterable[str]:
+    """The paths that the Variable locks; SettingsError where one is no setting: a slip would leave a door open."""
+    locked = document.get("locked", DEFAULT_LOCKS)
+    if not isinstance(locked, list | tuple):
+        raise SettingsError('Variable ml_lifecycle: locked must be a list of settings, as in ["gate", "cost.limit"]')
+    for path in locked:
+        sections: list[type[Section]] = [Settings]
+        for part in str(path).split("."):
+            if sections and not any(part in section.model_fields for section in sections):
+                allowed = sorted({name for section in sections for name in section.model_fields})
+                raise SettingsError(
+                    f"Variable ml_lifecycle: locked names {path!r}: no setting {part!r}; known are {allowed}"
+                )
+            below = [section.model_fields[part].annotation for section in sections if part in section.model_fields]
+            sections = [found for annotation in below for found in sections_of(annotation)]
+    return locked
+
+
+def _at(settings: Settings, path: str) -> Any:
+    return reduce(getattr, path.split("."), settings)
+
+
 def _nested(path: str, value: object) -> dict[str, Any]:
     head, _, rest = path.partition(".")
     return {head: _nested(rest, value) if rest else value}
@@ -86,7 +120,9 @@ def _explain(error: ValidationError, model: str) -> str:
             reason = f"unknown setting; allowed here are {', '.join(_siblings(item['loc']))}"
         if item["type"] == "union_tag_not_found":
             reason = "kind is missing: say 'counts' or 'gauge'"
-        given = "" if item["type"] == "missing" or isinstance(item["input"], Mapping) else f" = {item['input']!r}"
+        # What stands under a name that nobody knows may be anything, a password too.
+        untold = item["type"] in ("missing", "extra_forbidden") or isinstance(item["input"], Mapping)
+        given = "" if untold else f" = {item['input']!r}"
         lines.append(f"{key}{given}: {reason}")
     return f"settings of model {model!r}: " + "; ".join(lines)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -16,12 +16,13 @@ _SHOWN_CLASSES = 10
 
 
 class Question(TypedDict):
-    """What the form in Airflow shows, how long it waits, and what is taken for the answer of nobody."""
+    """What the form shows, how long it waits, what silence counts as, and whose answer counts for nothing."""
 
     subject: str
     body: str
     timeout_hours: float
     default: str
+    barred: list[str]
 
 
 class Answer(TypedDict):
@@ -40,13 +41,25 @@ class Ruling:
 
 
 def question(
-    approval: Approval, judgement: Judgement, evaluation: Evaluation, *, model: str, version: str, run_url: str
+    approval: Approval,
+    judgement: Judgement,
+    evaluation: Evaluation,
+    *,
+    model: str,
+    version: str,
+    run_url: str,
+    askers: Collection[str] = (),
 ) -> Question:
-    """Ask whether this candidate may become champion; the evidence is Markdown."""
+    """Ask whether this candidate may become champion; the evidence is Markdown.
+
+    `askers` asked for its training or its promotion: where settings say so they are not the ones to answer.
+    """
     champion = evaluation.champion
     default = APPROVE if approval.default == "approve" else REJECT
     rivals = ["", "challenger", *([f"champion, version {champion.version}"] if champion else [])]
     what = f"**{model} version {version}** passed the gate on {evaluation.holdout_images} held-out images"
+    barred = sorted({name for name in askers if name}) if approval.by_another else []
+    others = f" Not by {', '.join(barred)}, who asked for it." if barred else ""
     choice = f"*{APPROVE}*: it becomes champion and its rollout begins. *{REJECT}*: nothing changes."
     body = [
         f"{what}: [MLflow run]({run_url})",
@@ -55,23 +68,30 @@ def question(
         "",
         *_table(rivals, _comparison(evaluation.challenger, champion)),
         "",
-        f"{choice} Without an answer within {approval.timeout_hours:g} h: *{default}*.",
+        f"{choice} Without an answer within {approval.timeout_hours:g} h: *{default}*.{others}",
     ]
     return Question(
         subject=f"May {model} version {version} become champion?",
         body="\n".join(body),
         timeout_hours=approval.timeout_hours,
         default=default,
+        barred=barred,
     )
 
 
 def rule(asked: Question | None, answer: Answer | None) -> Ruling:
-    """What the answer means; None where nobody was `asked`, or where the asking task was marked as success."""
+    """What the answer means; `asked` is None where no answer is needed.
+
+    Without an answer the asking task was marked as success, which leaves no name: that is no approval.
+    """
     if asked is None:
         return Ruling(approved=True, words="not required")
     if answer is None:
-        return Ruling(approved=True, words="approved by marking the task as success")
+        return Ruling(approved=False, words="not approved: the task was marked as success, which names no person")
     approved = answer["chosen"] == APPROVE
+    if approved and answer["by"] in asked.get("barred", ()):
+        words = f"not approved: {answer['by']} asked for it; clear the task approve, and let another person answer"
+        return Ruling(approved=False, words=words)
     verb = "approved" if approved else "rejected"
     if answer["by"] is None:
         return Ruling(approved, f"{verb} by default: no answer within {asked['timeout_hours']:g} h")

@@ -23,7 +23,7 @@ EVALUATION = Evaluation(
     class_images={f"class {place:02}": 12 for place in range(30)} | {"a|b": 12},
     onnx_difference=0.0,
 )
-ASKED = Question(subject="?", body="", timeout_hours=1.5, default="Reject")
+ASKED = Question(subject="?", body="", timeout_hours=1.5, default="Reject", barred=["bob"])
 
 
 def test_the_form_shows_the_evidence() -> None:
@@ -53,7 +53,13 @@ def test_the_form_shows_the_evidence() -> None:
     ("asked", "answer", "ruling"),
     [
         (None, None, Ruling(approved=True, words="not required")),
-        (ASKED, None, Ruling(approved=True, words="approved by marking the task as success")),
+        (ASKED, None, Ruling(False, "not approved: the task was marked as success, which names no person")),
+        (
+            ASKED,
+            Answer(chosen="Approve", by="bob"),
+            Ruling(False, "not approved: bob asked for it; clear the task approve, and let another person answer"),
+        ),
+        (ASKED, Answer(chosen="Reject", by="bob"), Ruling(approved=False, words="rejected by bob")),
         (ASKED, Answer(chosen="Approve", by="ann"), Ruling(approved=True, words="approved by ann")),
         (ASKED, Answer(chosen="Reject", by="ann"), Ruling(approved=False, words="rejected by ann")),
         (ASKED, Answer(chosen="Reject", by=None), Ruling(False, "rejected by default: no answer within 1.5 h")),
@@ -61,3 +67,21 @@ def test_the_form_shows_the_evidence() -> None:
 )
 def test_what_an_answer_means(asked: Question | None, answer: Answer | None, ruling: Ruling) -> None:
     assert rule(asked, answer) == ruling
+
+
+@pytest.mark.parametrize(("by_another", "barred"), [(True, ["ann", "bob"]), (False, [])])
+def test_who_asked_for_it_is_barred_from_answering_where_settings_say_so(
+    *, by_another: bool, barred: list[str]
+) -> None:
+    asked = question(
+        Approval(required=True, by_another=by_another),
+        judge(EVALUATION, LIMITS, champion="4"),
+        EVALUATION,
+        model="digits",
+        version="5",
+        run_url="http://mlflow/run",
+        askers=("bob", "ann", "bob", ""),
+    )
+
+    assert asked["barred"] == barred
+    assert ("Not by ann, bob, who asked for it." in asked["body"]) is by_another
