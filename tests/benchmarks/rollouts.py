@@ -212,7 +212,7 @@ class Bench:
             "rollout.floor": 0.01,
             "serving.namespace": namespace_of(name),
         }
-        settings = parse_settings({"defaults": {"data_lake": "file:///lake"}}, name, plan)
+        settings = parse_settings({"defaults": {"data_lake": "file:///lake"}, "locked": []}, name, plan)
         uri = f"file:///lake/models/{name}/{version}"
         return RolloutRequest.of(settings, version=str(version), storage_uri=uri)
 

@@ -202,7 +202,8 @@ class World:
     def request(self, version, **overrides):
         """A rollout of a version that exists."""
         uri = f"file://{self.lake}/models/{MODEL}/{version}"
-        settings = parse_settings({"defaults": {"data_lake": f"file://{self.lake}"}}, MODEL, {**FAST, **overrides})
+        variable = {"defaults": {"data_lake": f"file://{self.lake}"}, "locked": []}
+        settings = parse_settings(variable, MODEL, {**FAST, **overrides})
         return RolloutRequest.of(settings, version=version, storage_uri=uri)
 
     @asynccontextmanager
