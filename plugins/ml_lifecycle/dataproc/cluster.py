@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from ml_lifecycle.dataproc.names import LABEL_KEY, LABEL_VALUE, RESOURCE_NAME, digest, label_value
+from ml_lifecycle.secrets import find_secrets
 from ml_lifecycle.settings import Cluster as ClusterSettings
 from ml_lifecycle.settings import Hosts
 
@@ -19,6 +20,7 @@ EXPIRES_AT = "expires-at"
 OWNER = "ml-lifecycle"
 # A cluster of ours whose label cannot be read is left alone this long, seconds.
 UNREADABLE_EXPIRY_GRACE = 24 * 3600
+REMEDY = "everybody who may see the cluster can read it; let hosts fetch it from Lockbox with their own token"
 CONSOLE = "https://console.yandex.cloud/folders"
 
 
@@ -115,6 +117,11 @@ def problems(
     for key, value in labels.items():
         if not LABEL_KEY.fullmatch(key) or not LABEL_VALUE.fullmatch(value):
             found.append(f"label {key!r}={value!r}: must match {LABEL_KEY.pattern} and {LABEL_VALUE.pattern}")
+    shown = {
+        "properties": settings.properties,
+        "initialization_actions": settings.model_dump()["initialization_actions"],
+    }
+    found.extend(f"{secret}: {REMEDY}" for secret in find_secrets(shown, "cluster"))
     known = {preset.id: preset for preset in presets}
     for role, hosts in _host_groups(settings):
         found.extend(_preset_problems(role, hosts, settings.zone, known))

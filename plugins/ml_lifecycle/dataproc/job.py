@@ -7,25 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from ml_lifecycle.dataproc.names import RESOURCE_NAME
+from ml_lifecycle.secrets import find_secrets
 
 PROPERTY_KEY = re.compile(r"[a-zA-Z][-_0-9a-zA-Z.]{0,127}")
 MOST_PROPERTIES = 100
 LONGEST_PROPERTY = 10_000
 LONGEST_ARGUMENT = 100_000
 ENVIRONMENT_FOLDER = "environment"
-_SECRET_KEY = re.compile(
-    r"password|passwd|secret[._]?(access[._]?)?key|access[._]?key|(^|[._])token$|credential$", re.I
-)
-# Yandex's static keys, IAM and OAuth tokens, AWS key ids, and private keys.
-_SECRET_VALUE = re.compile(
-    r"\bYCAJE[-\w]{20}|\bYC[MNOP][-\w]{37}|\bt1\.[-\w]+[=]{0,2}\.[-\w]{86}|\by[0-3]_[-\w]{50,}|\bAKIA[0-9A-Z]{16}\b"
-    r"|BEGIN [A-Z ]*PRIVATE KEY"
-)
+REMEDY = "put it into a Lockbox secret and name that in cluster.secret_id"
 
 
 class JobStatus(StrEnum):
@@ -143,17 +137,10 @@ def problems(name: str, specification: PysparkSpecification) -> list[str]:
             )
         if len(value) > LONGEST_PROPERTY:
             found.append(f"property {key!r}: {len(value)} characters, at most {LONGEST_PROPERTY} are allowed")
-        if _SECRET_KEY.search(key) or _SECRET_VALUE.search(value):
-            found.append(f"property {key!r} carries a secret: {_REMEDY}")
     for index, argument in enumerate(specification.args):
         if len(argument) > LONGEST_ARGUMENT:
             found.append(f"argument {index}: {len(argument)} characters, at most {LONGEST_ARGUMENT} are allowed")
-        if _SECRET_VALUE.search(argument):
-            found.append(f"argument {index} carries a secret: {_REMEDY}")
-    return found
-
-
-_REMEDY = "put it into a Lockbox secret and name that in cluster.secret_id"
+    return [*found, *(f"{secret}: {REMEDY}" for secret in find_secrets(asdict(specification)))]
 
 
 def create_request(cluster_id: str, name: str, specification: PysparkSpecification) -> dict[str, Any]:

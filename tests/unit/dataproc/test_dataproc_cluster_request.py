@@ -94,3 +94,24 @@ def test_names_labels_and_a_missing_folder_are_refused_together():
     found = _refused(GIVEN, name="Ml_digits", labels={"Model": "Digits"}, folder=None)
     assert len(found) == 3
     assert _refused(GIVEN) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "where"),
+    [
+        ({"properties": {"core:fs.s3a.secret.key": "hunter2"}}, "cluster.properties.core:fs.s3a.secret.key"),
+        ({"properties": {"spark:spark.x": "postgresql://u:hunter2@h"}}, "cluster.properties.spark:spark.x"),
+        (
+            {"initialization_actions": [{"uri": "https://u:hunter2@files.example.net/drivers.sh"}]},
+            "cluster.initialization_actions[0].uri",
+        ),
+        (
+            {"initialization_actions": [{"uri": "s3a://b/drivers.sh", "args": ["--token", "hunter2"]}]},
+            "cluster.initialization_actions[0].args[1]",
+        ),
+    ],
+)
+def test_a_secret_in_a_clusters_properties_or_scripts_is_refused_without_being_repeated(settings, where):
+    (problem,) = _refused({**GIVEN, **settings})
+    assert problem.startswith(f"{where} carries")
+    assert "hunter2" not in problem

@@ -69,6 +69,15 @@ def test_other_work_under_the_same_name_is_no_reason_to_skip_ours():
         {"args": ("--key", "YCM" + "b" * 37)},
         {"args": ("AKIA" + "A" * 16,)},
         {"args": ("-----BEGIN RSA PRIVATE KEY-----",)},
+        {"properties": {"spark.yarn.appMasterEnv.DB_PASS": "x"}},
+        {"properties": {"spark.executorEnv.API_KEY": "x"}},
+        {"properties": {"spark.hadoop.fs.azure.account.key.a.blob.core.windows.net": "x"}},
+        {"args": ("--database", "postgresql://u:p@h")},
+        {"args": ("--specification", '{"tracking_uri": "http://alice:pw@mlflow"}')},
+        {"args": ("--api-key", "x")},
+        {"args": ("ghp_" + "a" * 36,)},
+        {"args": ("https://hooks.slack.com/services/T00000000/B00000000/x",)},
+        {"archive_uris": ("https://u:p@files.example.net/e.tar.gz",)},
     ],
 )
 def test_a_secret_in_a_job_is_refused_without_being_repeated(leak):
