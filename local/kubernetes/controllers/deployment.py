@@ -12,6 +12,7 @@ from local.kubernetes.controllers.loop import itself, owner_of, owner_reference,
 from local.kubernetes.controllers.replicas import Replica, plan, rolling_bounds
 from local.kubernetes.controllers.serving import template_hash
 from local.kubernetes.store import Store
+from ml_lifecycle.kubernetes.pod_names import LONGEST_NAME, SAFE_ALPHABET
 from ml_lifecycle.kubernetes.resource import DEPLOYMENT, POD
 
 HASH_LABEL = "pod-template-hash"
@@ -35,7 +36,7 @@ class DeploymentController:
         if deployment is None or deployment["metadata"].get("deletionTimestamp"):
             return
         desired = deployment["spec"].get("replicas", 1)
-        digest = template_hash(deployment["spec"]["template"])[:10]
+        digest = safe_hash(template_hash(deployment["spec"]["template"]))
         replicas = [
             Replica(
                 pod["metadata"]["name"],
@@ -65,6 +66,17 @@ class DeploymentController:
         ]
 
 
+def safe_hash(digest: str) -> str:
+    """A template's hash as Kubernetes writes it: 32 bits in decimal, each digit as one of the safe alphabet."""
+    return "".join(SAFE_ALPHABET[ord(digit) % len(SAFE_ALPHABET)] for digit in str(int(digest[:8], 16)))
+
+
+def pod_name(deployment: str, digest: str) -> str:
+    """`<replica set>-` cut so that five random characters have their place (`names/generate.go`)."""
+    random = "".join(secrets.choice(SAFE_ALPHABET) for _ in range(5))
+    return f"{deployment}-{digest}-"[: LONGEST_NAME - len(random)] + random
+
+
 def _pod_of(deployment: Object, digest: str) -> dict[str, Any]:
     template = deployment["spec"]["template"]
     metadata = template.get("metadata") or {}
@@ -72,7 +84,7 @@ def _pod_of(deployment: Object, digest: str) -> dict[str, Any]:
         "apiVersion": POD.api_version,
         "kind": POD.kind,
         "metadata": {
-            "name": f"{deployment['metadata']['name'][:45]}-{digest}-{secrets.token_hex(3)[:5]}",
+            "name": pod_name(deployment["metadata"]["name"], digest),
             "namespace": deployment["metadata"]["namespace"],
             "labels": {**(metadata.get("labels") or {}), HASH_LABEL: digest},
             "annotations": dict(metadata.get("annotations") or {}),

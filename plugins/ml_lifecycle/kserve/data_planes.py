@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ml_lifecycle.kubernetes.pod_names import pods_of, predictor_deployment
 from ml_lifecycle.prometheus.request_counters import REQUEST_COUNTERS, RequestCounter
 from ml_lifecycle.settings import ErrorQueries, OwnCounts, OwnGauge, Rollout
 
@@ -110,7 +111,7 @@ class Queries:
 
 def queries(preset: Preset, *, namespace: str, sides: Sequence[str], window_seconds: float) -> Queries:
     """Cumulative, so that the differences of two looks are exact."""
-    names = _pods(sides) if preset.by_pod else "|".join(sides)
+    names = "|".join(map(_pods, sides) if preset.by_pod else sides)
     chosen = [f'{preset.namespace}="{namespace}"', f'{preset.side}=~"{names}"', *filter(None, [preset.counter.only])]
     where = "{" + ",".join(chosen) + "}"
     count, bucket = preset.count + where, preset.bucket + where
@@ -131,7 +132,7 @@ def filled(template: str, *, side: str, service: str, namespace: str, window_sec
     """A query of one's own for one side."""
     values = {
         "side": side,
-        "pods": _pods([side]),
+        "pods": _pods(side),
         "service": service,
         "namespace": namespace,
         "window": _milliseconds(window_seconds),
@@ -147,15 +148,18 @@ def peak(query: str, window_seconds: float) -> str:
     return f"max_over_time(({query})[10m:15s] offset {_milliseconds(window_seconds)})"
 
 
-def _pods(sides: Sequence[str]) -> str:
-    """The pods of a revision's or a Service's Deployment, and of no other whose name begins alike."""
-    return f"({'|'.join(sides)})-(deployment-)?[a-z0-9]+-[a-z0-9]{{5}}"
+def _pods(side: str) -> str:
+    """The pods of a revision's or a predictor's Deployment, and of no other whose name begins alike."""
+    return f"(?:{pods_of([predictor_deployment(side)])})"
 
 
 def _by_side(preset: Preset, expression: str, sides: Sequence[str]) -> str:
+    """With the label that names the side, where the source knows pods only: a cut name does not hold the side's."""
     if not preset.by_pod:
         return expression
-    return f'label_replace({expression}, "{_SIDE}", "$1", "{preset.side}", "{_pods(sides)}")'
+    for side in sides:
+        expression = f'label_replace({expression}, "{_SIDE}", "{side}", "{preset.side}", "{_pods(side)}")'
+    return expression
 
 
 def _labels(preset: Preset, *others: str) -> str:

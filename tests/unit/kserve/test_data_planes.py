@@ -22,7 +22,7 @@ def test_every_query_asks_for_both_sides_and_nothing_else(preset):
         PRESETS[preset], namespace="models", sides=("digits-v2-predictor", "digits-predictor"), window_seconds=5.2
     )
     for query in (asked.codes, asked.buckets, asked.broken):
-        assert "digits-v2-predictor|digits-predictor" in query
+        assert re.search('digits-v2-predictor[^"]*[|][^"]*digits-predictor', query)
         assert f'{PRESETS[preset].namespace}="models"' in query
     assert "[10400ms]" in asked.broken
     assert "offset 5200ms" in asked.broken
@@ -37,6 +37,7 @@ def test_every_query_asks_for_both_sides_and_nothing_else(preset):
         ("digits-predictor-00002-deployment-6b8f9c7d5-x2kvq", None),
         ("other-digits-predictor-6b8f9c7d5-x2kvq", None),
         ("digits-predictor-worker-6b8f9c7d5-x2kvq", None),
+        ("digits-predictor-worker-x2kvq", None),
     ],
 )
 def test_pods_are_told_apart_by_their_names(pod, side):
@@ -51,7 +52,7 @@ def test_a_query_of_ones_own_is_filled():
     )
     found = filled(template, side="digits-predictor", service="digits", namespace="models", window_seconds=30)
     assert 's="digits-predictor",i="digits",n="models"}[30000ms]' in found
-    assert '(digits-predictor)-(deployment-)?[a-z0-9]+-[a-z0-9]{5}$"' in found
+    assert re.search(r'p=~"[(][?]:digits-predictor-[^"]+[)][$]"', found)
     assert '"$1"' in found
 
 
