@@ -16,7 +16,8 @@ from ml_lifecycle.kserve.data_planes import Preset, filled, queries
 from ml_lifecycle.kserve.own_queries import own_numbers
 
 if TYPE_CHECKING:
-    from ml_lifecycle.prometheus.client import PrometheusClient, Sample
+    from ml_lifecycle.prometheus.answer import Sample
+    from ml_lifecycle.prometheus.client import PrometheusClient
 
 
 async def snapshot(

@@ -5,45 +5,56 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
 import httpx
 
-from ml_lifecycle.prometheus.exceptions import PrometheusQueryError, PrometheusUnavailableError
-from ml_lifecycle.prometheus.matrix import Floats, read_matrix
+from ml_lifecycle.address import without_credentials
+from ml_lifecycle.exceptions import SettingsError
+from ml_lifecycle.prometheus.answer import Answer, Sample, Series
+from ml_lifecycle.prometheus.exceptions import PrometheusTooHeavyError, PrometheusUnavailableError
+from ml_lifecycle.prometheus.matrix import read_matrix
 from ml_lifecycle.sharing import Shared
 
+logger = logging.getLogger(__name__)
+
 MOST_AT_ONCE = 16
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One series at one time; `at` in Unix seconds. NaN stays NaN."""
-
-    labels: Mapping[str, str]
-    value: float
-    at: float
-
-
-@dataclass(frozen=True)
-class Series:
-    """One series over a range; `times` (Unix seconds) and `values` have the same length. NaN stays NaN."""
-
-    labels: Mapping[str, str]
-    times: Floats
-    values: Floats
+# A week of minutes of 100 series has 40 MB.
+LARGEST_ANSWER_BYTES = 64 * 2**20
+# Reading a larger answer would hold up all else that runs on the event loop.
+_READ_AT_ONCE_BYTES = 2**18
+_TIMEOUT_SECONDS = 20.0
 
 
 class PrometheusClient:
-    """The HTTP API below `base_url`; use it as an asynchronous context manager."""
+    """The HTTP API below `base_url`; use it as an asynchronous context manager.
 
-    def __init__(self, base_url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 10) -> None:
-        self.base_url = base_url.rstrip("/")
-        self._http = httpx.AsyncClient(headers=dict(headers or {}), timeout=timeout)
+    timeout: seconds for a whole request, from the connection to the last byte. `user:password@` in `base_url` is sent,
+    and stands in no message.
+
+    Every query raises PrometheusUnavailableError where there is no whole answer (no connection, an unwell server,
+    partial data), its PrometheusTooHeavyError where a part of the query may be answered, and PrometheusQueryError where
+    the query itself is refused.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = _TIMEOUT_SECONDS,
+        largest_answer_bytes: int = LARGEST_ANSWER_BYTES,
+    ) -> None:
+        address, credentials = without_credentials(base_url)
+        self.base_url = address.rstrip("/")
+        basic = _basic(credentials.login, credentials.password) if credentials else {}
+        self._http = httpx.AsyncClient(headers=basic | dict(headers or {}), timeout=timeout)
+        self._timeout = timeout
+        self._largest = largest_answer_bytes
         # Prometheus runs 20 queries at a time; the time that others wait for their turn is no time-out.
         self._places = asyncio.Semaphore(MOST_AT_ONCE)
 
@@ -61,57 +72,66 @@ class PrometheusClient:
 
     async def instant(self, query: str, at: float) -> list[Sample]:
         """The value of every series of `query` at Unix time `at`; a scalar is one sample without labels."""
-        data = await self._ask("query", {"query": query, "time": f"{at:.3f}"})
-        if data["resultType"] == "scalar":
-            return [Sample({}, float(data["result"][1]), float(data["result"][0]))]
-        self._must_be("vector", data, query)
-        return [Sample(row["metric"], float(row["value"][1]), float(row["value"][0])) for row in data["result"]]
+        return (await self._ask("query", {"query": query, "time": f"{at:.3f}"})).samples()
 
     async def range(self, query: str, start: float, end: float, step: float) -> list[Series]:
         """Every series of `query` from `start` to `end` (Unix seconds) each `step` seconds."""
         window = {"start": f"{start:.3f}", "end": f"{end:.3f}", "step": f"{step:.3f}"}
-        data = await self._ask("query_range", {"query": query, **window}, partial(read_matrix, step=step))
-        self._must_be("matrix", data, query)
-        return [Series(row["metric"], *row["values"]) for row in data["result"]]
+        return (await self._ask("query_range", {"query": query, **window}, partial(read_matrix, step=step))).series()
 
-    async def _ask(
-        self, path: str, form: Mapping[str, str], read: Callable[[bytes], Any] = json.loads
-    ) -> dict[str, Any]:
+    async def _ask(self, path: str, form: Mapping[str, str], read: Callable[[bytes], Any] = json.loads) -> Answer:
         try:
-            async with self._places:
-                response = await self._post(path, form)
-        except httpx.HTTPError as error:
+            async with self._places, asyncio.timeout(self._timeout):
+                status, body = await self._post(path, form)
+        except (TimeoutError, httpx.ReadTimeout) as error:
+            raise PrometheusTooHeavyError(
+                f"Prometheus at {self.base_url} does not answer {form['query']!r} within {self._timeout:g} s: "
+                "ask for less, or raise the connection's timeout"
+            ) from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise PrometheusUnavailableError(
                 f"Prometheus at {self.base_url} does not answer ({type(error).__name__}: {error}): "
                 "check the connection's host and port"
             ) from error
-        try:
-            answer = read(response.content)
-        except ValueError as error:
-            raise PrometheusUnavailableError(
-                f"{self.base_url} answered {response.status_code} without JSON: is it a Prometheus?"
-            ) from error
-        if response.status_code in {400, 422}:
-            raise PrometheusQueryError(f"Prometheus refuses {form['query']!r}: {answer.get('error', response.text)}")
-        if response.status_code != httpx.codes.OK or answer.get("status") != "success":
-            raise PrometheusUnavailableError(
-                f"Prometheus at {self.base_url} answered {response.status_code}: {answer.get('error', response.text)}"
-            )
-        data: dict[str, Any] = answer["data"]
-        return data
+        reading = asyncio.to_thread(_read, read, body) if len(body) > _READ_AT_ONCE_BYTES else None
+        document = await reading if reading else _read(read, body)
+        answer = Answer(self.base_url, form["query"], status, document, body[:1000].decode(errors="replace"))
+        for remark in answer.remarks:
+            logger.info("Prometheus says of %s: %s", form["query"], remark)
+        return answer
 
-    async def _post(self, path: str, form: Mapping[str, str]) -> httpx.Response:
-        address = f"{self.base_url}/api/v1/{path}"
+    async def _post(self, path: str, form: Mapping[str, str]) -> tuple[int, bytes]:
+        # Prometheus ends a query that nobody waits for any more.
+        limited = {**form, "timeout": f"{self._timeout:.3f}"}
         try:
-            return await self._http.post(address, data=dict(form))
+            return await self._send(path, limited)
         except (httpx.ReadError, httpx.RemoteProtocolError):
             # An idle connection is closed now and then while a request is on its way; a question can be repeated.
-            return await self._http.post(address, data=dict(form))
+            return await self._send(path, limited)
 
-    @staticmethod
-    def _must_be(kind: str, data: Mapping[str, Any], query: str) -> None:
-        if data["resultType"] != kind:
-            raise PrometheusQueryError(f"{query!r} yields a {data['resultType']}, not a {kind}")
+    async def _send(self, path: str, form: Mapping[str, str]) -> tuple[int, bytes]:
+        """Status and body of one answer, never held beyond the largest size."""
+        body = bytearray()
+        async with self._http.stream("POST", f"{self.base_url}/api/v1/{path}", data=dict(form)) as response:
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > self._largest:
+                    raise PrometheusTooHeavyError(
+                        f"Prometheus at {self.base_url} answers {form['query']!r} with more than {self._largest} bytes"
+                    )
+        return response.status_code, bytes(body)
+
+
+def _read(read: Callable[[bytes], Any], body: bytes) -> Any:
+    """The document, or None where there is none in `body`."""
+    try:
+        return read(body)
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return None
+
+
+def _basic(login: str, password: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(f'{login}:{password}'.encode()).decode()}"}
 
 
 _CLIENTS: Shared[PrometheusClient] = Shared()
@@ -121,7 +141,7 @@ _CLIENTS: Shared[PrometheusClient] = Shared()
 async def connect(connection_id: str) -> AsyncIterator[PrometheusClient]:
     """The client of an Airflow connection of type http; its extra may hold `headers` and `timeout`, nothing else.
 
-    All who are connected at the same time share one client.
+    All who are connected at the same time share one client. SettingsError where the connection cannot be meant.
     """
     from airflow.providers.common.compat.connection import get_async_connection
 
@@ -131,11 +151,22 @@ async def connect(connection_id: str) -> AsyncIterator[PrometheusClient]:
         extra = await connection.aextra_dejson()
     else:
         extra = await asyncio.to_thread(lambda: connection.extra_dejson)
-    headers = dict(extra.get("headers", {}))
+    try:
+        headers = {str(name): str(value) for name, value in dict(extra.get("headers") or {}).items()}
+        timeout = float(extra.get("timeout") or _TIMEOUT_SECONDS)
+    except (TypeError, ValueError):
+        raise SettingsError(
+            f"connection {connection_id!r}: in its extra, headers is an object and timeout a number of seconds"
+        ) from None  # the cause would show the headers
     if connection.login:
-        secret = f"{connection.login}:{connection.password or ''}".encode()
-        headers["Authorization"] = f"Basic {base64.b64encode(secret).decode()}"
-    address, timeout = _base_url(connection), float(extra.get("timeout", 10))
+        headers |= _basic(connection.login, connection.password or "")
+    address = _base_url(connection)
+    # A password that is not percent-encoded may hold what ends a host; nothing of it is shown.
+    if not connection.host or set("?#@") & set(without_credentials(address)[0]):
+        raise SettingsError(
+            f"connection {connection_id!r}: its host is an address without ?, # and @; login and password have fields "
+            "of their own"
+        )
 
     def opening() -> PrometheusClient:
         return PrometheusClient(address, headers=headers, timeout=timeout)
@@ -151,5 +182,5 @@ def _base_url(connection: Any) -> str:
     else:
         scheme = connection.schema or "http"
     head, slash, path = host.partition("/")
-    port = f":{connection.port}" if connection.port and ":" not in head else ""
+    port = f":{connection.port}" if connection.port and ":" not in head.rpartition("@")[2] else ""
     return f"{scheme}://{head}{port}{slash}{path}".rstrip("/")

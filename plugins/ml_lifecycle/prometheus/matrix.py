@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 def read_matrix(body: bytes, step: float) -> Any:
     """The document, in which the values of each series are a pair of arrays: times (Unix seconds) and values.
 
-    ValueError where it is no JSON. Whatever is not a matrix is as json reads it.
+    ValueError where it is no JSON. Whatever is not a matrix, and a series without values, is as json reads it.
     """
     # A quote within a label is escaped, so that the text of a label can never be taken for the beginning of values.
     first, *rest = body.split(_BEGIN)
@@ -33,14 +33,16 @@ def read_matrix(body: bytes, step: float) -> Any:
         read.append(_samples(samples, step))
     document = json.loads(b"".join(skeleton))
     for row in _rows(document):
-        values = row["values"]
+        if (values := row.get("values")) is None:
+            continue
         row["values"] = read[values] if isinstance(values, int) else _pairs(values)
     return document
 
 
 def _rows(document: Any) -> list[dict[str, Any]]:
     data = document.get("data") if isinstance(document, dict) else None
-    return data["result"] if isinstance(data, dict) and data.get("resultType") == "matrix" else []
+    rows = data.get("result") if isinstance(data, dict) and data.get("resultType") == "matrix" else None
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def _samples(text: bytes, step: float) -> tuple[Floats, Floats]:

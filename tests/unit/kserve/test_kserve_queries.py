@@ -10,7 +10,7 @@ from ml_lifecycle.kserve.exceptions import RolloutRefusedError
 from ml_lifecycle.kserve.own_queries import refusals
 from ml_lifecycle.kserve.queries import history, snapshot
 from ml_lifecycle.kserve.request import RolloutRequest
-from ml_lifecycle.prometheus.client import Sample, Series
+from ml_lifecycle.prometheus.answer import Sample, Series
 from ml_lifecycle.prometheus.exceptions import PrometheusQueryError
 from ml_lifecycle.settings import Rollout, parse_settings
 

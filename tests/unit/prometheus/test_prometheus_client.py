@@ -1,15 +1,21 @@
 """The client against a tiny HTTP server that answers as Prometheus does."""
 
 import asyncio
+import base64
 import json
 import math
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
 
 import pytest
 
-from ml_lifecycle.prometheus.client import MOST_AT_ONCE, PrometheusClient, _base_url
-from ml_lifecycle.prometheus.exceptions import PrometheusQueryError, PrometheusUnavailableError
+from ml_lifecycle.exceptions import SettingsError
+from ml_lifecycle.prometheus.client import MOST_AT_ONCE, PrometheusClient, _base_url, connect
+from ml_lifecycle.prometheus.exceptions import (
+    PrometheusQueryError,
+    PrometheusTooHeavyError,
+    PrometheusUnavailableError,
+)
 
 
 @asynccontextmanager
@@ -129,3 +135,111 @@ async def test_hundreds_of_queries_at_once_wait_for_their_turn_and_none_times_ou
     async with server, PrometheusClient(address, timeout=5) as client:
         assert await asyncio.gather(*(client.instant("up", 1) for _ in range(300))) == [[]] * 300
     assert most <= MOST_AT_ONCE
+
+
+@asynccontextmanager
+async def sending(write, **options):
+    """A client of a server whose answer `write(writer)` writes."""
+
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        with suppress(ConnectionError):
+            await write(writer)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, PrometheusClient(address, **options) as client:
+        yield client
+
+
+async def test_a_dripping_answer_ends_with_its_time():
+    async def drip(writer):
+        writer.write(b"HTTP/1.1 200 x\r\nContent-Length: 1000\r\n\r\n")
+        for _ in range(1000):
+            writer.write(b" ")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    async with sending(drip, timeout=0.4) as client, asyncio.timeout(30):
+        with pytest.raises(PrometheusTooHeavyError, match=r"'up' within 0\.4 s"):
+            await client.instant("up", 1)
+
+
+async def test_an_endless_answer_is_not_kept():
+    sent = 0
+
+    async def blanks(writer):
+        nonlocal sent
+        writer.write(b"HTTP/1.1 200 x\r\nConnection: close\r\n\r\n")
+        while True:
+            writer.write(b" " * 2**16)
+            await writer.drain()
+            sent += 2**16
+
+    async with sending(blanks, largest_answer_bytes=2**20) as client, asyncio.timeout(30):
+        with pytest.raises(PrometheusTooHeavyError, match="more than 1048576 bytes"):
+            await client.range("up", 1, 2, 1)
+    assert sent < 2**26
+
+
+@pytest.mark.parametrize("body", [b'{"status":', b"[" * 200_000, b"\xff\xfe", b'"Unauthorized"', b""])
+async def test_a_body_that_is_no_answer_is_none(body):
+    async def write(writer):
+        writer.write(b"HTTP/1.1 401 x\r\nConnection: close\r\n\r\n" + body)
+        await writer.drain()
+
+    async with sending(write) as client:
+        for ask in (client.instant("up", 1), client.range("up", 1, 2, 1)):
+            with pytest.raises(PrometheusUnavailableError, match="401"):
+                await ask
+
+
+async def test_a_body_that_breaks_off_is_asked_for_once_more():
+    asked = 0
+
+    async def write(writer):
+        nonlocal asked
+        asked += 1
+        text = json.dumps(success("vector", [])).encode()
+        writer.write(b"HTTP/1.1 200 x\r\nContent-Length: %d\r\n\r\n" % len(text) + text[: 9 if asked == 1 else None])
+        await writer.drain()
+
+    async with sending(write) as client:
+        assert await client.instant("up", 1) == []
+    assert asked == 2
+
+
+async def test_a_password_within_the_address_is_sent_and_never_shown():
+    asked = []
+
+    async def answer(reader, writer):
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    address = f"http://alice:secret-pw@127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, PrometheusClient(address) as client:
+        with pytest.raises(PrometheusUnavailableError) as refused:
+            await client.instant("up", 1)
+    assert base64.b64encode(b"alice:secret-pw") in asked[0]
+    assert "secret-pw" not in f"{refused.value} {client.base_url} {client.identity}"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"host": "http://h", "extra": {"timeout": "a-secret"}},
+        {"host": "http://h", "extra": {"headers": "a-secret"}},
+        {"host": "http://h/?token=a-secret"},
+        {"host": "http://alice:a-secret#1@h"},
+        {"host": "http://alice:a-secret/1@h"},
+        {"host": ""},
+    ],
+)
+async def test_a_connection_that_cannot_be_meant_is_refused_without_showing_it(fields, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_PROMETHEUS_TEST", json.dumps({"conn_type": "http", **fields}))
+    with pytest.raises(SettingsError, match="prometheus_test") as refused:
+        async with connect("prometheus_test"):
+            pass
+    assert "a-secret" not in f"{refused.value!r} {refused.value.__cause__!r}"

@@ -24,7 +24,7 @@ from ml_lifecycle.kubernetes.resource import (
     POD,
     REVISION,
 )
-from ml_lifecycle.prometheus.client import Sample, Series
+from ml_lifecycle.prometheus.answer import Sample, Series
 from ml_lifecycle.prometheus.exceptions import PrometheusUnavailableError
 from ml_lifecycle.scaling.client import LISTED, MIN_SCALE, ScalerClient, Target
 from ml_lifecycle.scaling.decision import Decision
