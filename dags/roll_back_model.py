@@ -8,6 +8,7 @@ from typing import Any
 from airflow.sdk import DAG, get_current_context, task
 
 from ml_lifecycle.assets import LIVE_MODEL, ModelEvent
+from ml_lifecycle.deferral import LOST_TRIES
 from ml_lifecycle.kserve.operators import RollBackOperator
 from ml_lifecycle.params import NAMESPACE, optional, optional_version, overrides, refusing, required
 
@@ -80,6 +81,9 @@ with DAG(
 
     target = earlier()
     returned = RollBackOperator(
-        task_id="roll_back", rollout=target, reason="{{ params.reason or 'rolled back by hand: ' ~ run_id }}"
+        task_id="roll_back",
+        rollout=target,
+        reason="{{ params.reason or 'rolled back by hand: ' ~ run_id }}",
+        retries=LOST_TRIES,
     )
     publish(target, returned.output)

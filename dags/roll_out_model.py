@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import DAG, get_current_context, task, task_group
 
 from ml_lifecycle.assets import CHAMPION_MODEL, LIVE_MODEL, ModelEvent, incoming_models
+from ml_lifecycle.deferral import LOST_TRIES
 from ml_lifecycle.kserve.operators import CanaryOperator, CloseRolloutOperator, OpenRolloutOperator
 from ml_lifecycle.kserve.smoke_test import SmokeTestOperator
 from ml_lifecycle.params import NAMESPACE, optional, optional_version, overrides, refusing
@@ -218,10 +219,12 @@ with DAG(
     @task_group
     def roll_out(rollout: dict[str, Any]) -> None:
         """One model."""
-        opened = OpenRolloutOperator(task_id="open", rollout=rollout)
-        smoke_test = SmokeTestOperator(task_id="smoke_test", rollout=rollout, revision=opened.output, retries=0)
-        canary = CanaryOperator(task_id="canary", rollout=rollout)
-        closed = CloseRolloutOperator(task_id="close", rollout=rollout, retries=5)
+        opened = OpenRolloutOperator(task_id="open", rollout=rollout, retries=LOST_TRIES)
+        smoke_test = SmokeTestOperator(
+            task_id="smoke_test", rollout=rollout, revision=opened.output, retries=LOST_TRIES
+        )
+        canary = CanaryOperator(task_id="canary", rollout=rollout, retries=LOST_TRIES)
+        closed = CloseRolloutOperator(task_id="close", rollout=rollout, retries=LOST_TRIES)
         opened >> smoke_test >> canary >> closed
         # `open` may fail half-way, and a failed setup skips its teardown: so the setup is the task before it.
         closed.as_teardown(setups=requests.operator, on_failure_fail_dagrun=True)

@@ -16,6 +16,7 @@ from ml_lifecycle.dataproc.operators import (
     SubmitClusterOperator,
     WaitForClusterOperator,
 )
+from ml_lifecycle.deferral import LOST_TRIES
 from ml_lifecycle.params import optional, overrides, refusing
 from ml_lifecycle.settings import Settings
 from ml_lifecycle.settings_variable import read_settings
@@ -156,6 +157,7 @@ def job(name: str, found: str = "{}") -> PysparkJobOperator:
         yandex_conn_id=plan["yandex_conn_id"],
         poll_seconds=plan["poll_seconds"],
         timeout_minutes=plan["job_timeout_minutes"],
+        retries=LOST_TRIES,
     )
 
 
@@ -279,6 +281,7 @@ with DAG(
         timeout_minutes=plan["create_timeout_minutes"],
         yandex_conn_id=plan["yandex_conn_id"],
         poll_seconds=plan["poll_seconds"],
+        retries=LOST_TRIES,
     )
     ingest = job("ingest")
     train = job("train", "{'prepared_uri': ti.xcom_pull('ingest')['prepared_uri']}")
@@ -295,7 +298,7 @@ with DAG(
         hourly_price=plan["hourly_price"],
         yandex_conn_id=plan["yandex_conn_id"],
         poll_seconds=plan["poll_seconds"],
-        retries=3,
+        retries=LOST_TRIES,
     )
     registered = register(plan, ingest.output, evaluate.output)
 

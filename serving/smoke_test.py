@@ -3,7 +3,8 @@
 `python -m serving.smoke_test --url <URL of the revision> --model <name> --golden <golden.json>` checks readiness,
 the contract of inputs and outputs, the golden answers within their tolerance, and the latency budget. It prints a
 JSON report and exits with 0 or 1. With `--connect http://127.0.0.1:port` the connection goes there, and the URL's host
-only into the Host header, for gateways whose names do not resolve.
+only into the Host header, for gateways whose names do not resolve. A test that is not over after `--within` seconds
+(or SMOKE_TEST_SECONDS of the environment) has failed: a server may drip its answer for ever.
 
 `--protocol` and `--cases` say what server it is: `images` is our own; `tensors` one of the bare ONNX graph, for which
 golden images are preprocessed here; `requests` any other, of which cases say themselves what is asked. Cases that do so
@@ -16,10 +17,13 @@ import argparse
 import functools
 import http.client
 import json
+import os
+import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +40,7 @@ from serving.golden import (
 
 TIMEOUT_SECONDS = 10.0
 RETRY_SECONDS = 0.5
+LARGEST_ANSWER = 2**24
 EXCERPT = 300
 TOLERANCE = 0.001
 
@@ -94,11 +99,13 @@ class Endpoint:
                 method, self._url.path.rstrip("/") + path, json.dumps(body) if body is not None else None, headers
             )
             response = connection.getresponse()
-            content = response.read()
+            content = response.read(LARGEST_ANSWER + 1)
         except (OSError, http.client.HTTPException) as error:
             raise CheckFailedError(f"{method} {path} at {self._address.netloc}: {error}") from error
         finally:
             connection.close()
+        if len(content) > LARGEST_ANSWER:
+            raise CheckFailedError(f"{method} {path} answered with more than {LARGEST_ANSWER} bytes")
         try:
             return response.status, json.loads(content)
         except ValueError:
@@ -264,6 +271,26 @@ def _http(url: str) -> SplitResult:
     return parts
 
 
+class OutOfTimeError(Exception):
+    """The test was not over in time."""
+
+
+@contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """OutOfTimeError where what is done inside takes longer, whatever it waits for; 0: it may take for ever."""
+
+    def over(*_: object) -> None:
+        raise OutOfTimeError(f"the test was not over after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the test of the command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m serving.smoke_test", description="prove one deployment")
@@ -277,6 +304,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--latency-budget", type=float, help="seconds, instead of the golden cases' own")
     parser.add_argument("--wait", type=float, default=30.0, help="seconds to wait for readiness")
+    parser.add_argument(
+        "--within",
+        type=float,
+        default=float(os.environ.get("SMOKE_TEST_SECONDS") or 0),
+        help="seconds that all of it may take; 0: any",
+    )
     options = parser.parse_args(arguments)
     report = Report(options.model, options.url)
     try:
@@ -285,7 +318,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report.checks.append({"check": "golden cases", "passed": False, "detail": f"{options.golden}: {error}"})
     else:
         subject = Subject(Endpoint(options.url, options.connect), options.model, options.protocol, options.cases)
-        smoke_test(subject, golden, report, wait_seconds=options.wait, budget_seconds=options.latency_budget)
+        try:
+            with _within(options.within):
+                smoke_test(subject, golden, report, wait_seconds=options.wait, budget_seconds=options.latency_budget)
+        except OutOfTimeError as error:
+            report.checks.append({"check": "time", "passed": False, "detail": str(error)})
     sys.stdout.write(json.dumps(report.to_document(), indent=2) + "\n")
     return 0 if report.passed else 1
 

@@ -22,7 +22,7 @@ from rich.table import Table
 from ml_lifecycle.dataproc import client as dataproc_client
 from ml_lifecycle.dataproc.client import BackOff
 from ml_lifecycle.dataproc.exceptions import ClusterFailedError, ClusterNotDeletedError, SweepError
-from ml_lifecycle.dataproc.operators.base import first_event
+from ml_lifecycle.deferral import first_event
 from tests.faults.dying_worker import Worker
 from tests.unit.dataproc.simulated_run import (
     ENDLESS_JOB,

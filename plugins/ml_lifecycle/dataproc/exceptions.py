@@ -85,7 +85,7 @@ class ClusterNameTakenError(DataprocError):
         )
 
 
-class ClusterFailedError(DataprocError):
+class ClusterFailedError(DataprocError, RefusalError):
     """The cluster did not come up, or broke."""
 
     def __init__(self, cluster_id: str, message: str) -> None:
@@ -95,7 +95,7 @@ class ClusterFailedError(DataprocError):
         )
 
 
-class ClusterTimeoutError(DataprocError):
+class ClusterTimeoutError(DataprocError, RefusalError):
     """The cluster was not running in time."""
 
     def __init__(self, cluster_id: str, minutes: float) -> None:
@@ -111,7 +111,7 @@ _ANEW = (
 )
 
 
-class ClusterGoneError(DataprocError):
+class ClusterGoneError(DataprocError, RefusalError):
     """The run's cluster was deleted before the job was done."""
 
     def __init__(self, cluster_id: str) -> None:
@@ -121,7 +121,7 @@ class ClusterGoneError(DataprocError):
         )
 
 
-class ClusterExpiredError(DataprocError):
+class ClusterExpiredError(DataprocError, RefusalError):
     """The cluster's time to live is over: it is about to be deleted, whatever runs on it."""
 
     def __init__(self, cluster_id: str, last_lines: Sequence[str] = ()) -> None:
@@ -149,7 +149,7 @@ class SweepError(DataprocError):
         super().__init__("not every expired cluster could be deleted: " + "; ".join(failures))
 
 
-class JobRefusedError(DataprocError):
+class JobRefusedError(DataprocError, RefusalError):
     """The job's specification is impossible or carries a secret; nothing was submitted."""
 
     def __init__(self, problems: Sequence[str]) -> None:

@@ -105,6 +105,11 @@ def tries_of(name: str, existing: Iterable[Job]) -> list[Job]:
     return [job for job in existing if re.fullmatch(rf"{re.escape(name)}(-\d+)?", job.name)]
 
 
+def ordinal(name: str, submitted: str) -> int:
+    """Which submission of the work `name` the job named `submitted` is: 1 for the first, n for `<name>-n`."""
+    return 1 if submitted == name else int(submitted.rpartition("-")[2])
+
+
 def environment_properties(archive_uri: str | None) -> dict[str, str]:
     """The properties under which a job runs in the packed Python environment at `archive_uri`.
 

@@ -13,18 +13,19 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import TriggerEvent
 
 from ml_lifecycle.dataproc.cluster import ClusterStatus
 from ml_lifecycle.dataproc.driver_log import DriverLog
 from ml_lifecycle.dataproc.exceptions import ApiError, NotFoundError
 from ml_lifecycle.dataproc.job import Job
+from ml_lifecycle.deferral import BookedTrigger
 
 if TYPE_CHECKING:
     from ml_lifecycle.dataproc.client import DataprocClient
 
 
-class DataprocTrigger(BaseTrigger):
+class DataprocTrigger(BookedTrigger):
     """Looks every `poll_seconds` until `_look` answers with an event.
 
     The keyword arguments are the whole state: what is serialized, and part of the event.
@@ -38,9 +39,10 @@ class DataprocTrigger(BaseTrigger):
         operation_id: str,
         deadline: float,
         poll_seconds: float,
+        not_before: float = 0.0,
         **more: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(not_before=not_before)
         self.yandex_conn_id = yandex_conn_id
         self.cluster_id = cluster_id
         self.operation_id = operation_id
@@ -55,12 +57,11 @@ class DataprocTrigger(BaseTrigger):
             **more,
         }
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """The class path and every keyword argument."""
-        kind = type(self)
-        return f"{kind.__module__}.{kind.__qualname__}", dict(self._state)
+    def arguments(self) -> dict[str, Any]:
+        """The whole state."""
+        return dict(self._state)
 
-    async def run(self) -> AsyncIterator[TriggerEvent]:
+    async def events(self) -> AsyncIterator[TriggerEvent]:
         """One event."""
         from ml_lifecycle.dataproc.client import connect
 

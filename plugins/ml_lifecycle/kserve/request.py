@@ -89,8 +89,12 @@ class RolloutRequest(BaseModel):
 
     @property
     def lease_seconds(self) -> int:
-        """How long the Lease lives without renewal: ten minutes, or three looks where they are rare."""
-        return max(600, int(3 * self.rollout.look_seconds))
+        """How long the Lease lives without renewal: ten minutes, or three looks, or a smoke test where that is longer.
+
+        Nothing renews it while the smoke test runs.
+        """
+        smoke_test = 60 * (self.serving.smoke_test_start_minutes + self.serving.smoke_test_minutes + 2)
+        return max(600, int(3 * self.rollout.look_seconds), int(smoke_test))
 
     def unclosed(self, reason: str) -> dict[str, Any]:
         """What stands for the report where the rollout could not be closed."""

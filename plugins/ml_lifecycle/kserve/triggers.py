@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 import zlib
 from abc import abstractmethod
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import TriggerEvent
 
+from ml_lifecycle.deferral import BookedTrigger, Event
 from ml_lifecycle.exceptions import LifecycleError
 
 if TYPE_CHECKING:
@@ -24,15 +24,12 @@ if TYPE_CHECKING:
     from ml_lifecycle.kserve.rollout import RolloutState
     from ml_lifecycle.prometheus.client import PrometheusClient
 
-Event = dict[str, Any]
 
-
-class RolloutTrigger(BaseTrigger):
+class RolloutTrigger(BookedTrigger):
     """One service's rollout, held by `holder`; a subclass says what it does until its one event.
 
     Events: `{"status": …}` and what the operator needs; every error of ours is `{"status": "failed", "reason"}`, with
-    `transient` where a later try of the task may succeed. None comes before `not_before` (Unix seconds): Airflow's
-    scheduler takes a task that goes on before it has booked the deferral for one that failed.
+    `transient` where a later try of the task may succeed.
     """
 
     def __init__(
@@ -45,28 +42,24 @@ class RolloutTrigger(BaseTrigger):
         poll_seconds: float,
         not_before: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(not_before=not_before)
         self.kubernetes_conn_id = kubernetes_conn_id
         self.namespace = namespace
         self.service = service
         self.holder = holder
         self.poll_seconds = poll_seconds
-        self.not_before = not_before
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """The class path and every keyword argument."""
-        kind = type(self)
-        arguments = {
+    def arguments(self) -> dict[str, Any]:
+        """What makes this trigger anew."""
+        return {
             "kubernetes_conn_id": self.kubernetes_conn_id,
             "namespace": self.namespace,
             "service": self.service,
             "holder": self.holder,
             "poll_seconds": self.poll_seconds,
-            "not_before": self.not_before,
         }
-        return f"{kind.__module__}.{kind.__qualname__}", arguments
 
-    async def run(self) -> AsyncIterator[TriggerEvent]:
+    async def events(self) -> AsyncIterator[TriggerEvent]:
         """One event."""
         from ml_lifecycle.kserve.client import connect
         from ml_lifecycle.kubernetes.exceptions import UnavailableError
@@ -78,7 +71,6 @@ class RolloutTrigger(BaseTrigger):
             event = {"status": "failed", "reason": str(error), "transient": True}
         except LifecycleError as error:
             event = {"status": "failed", "reason": str(error)}
-        await asyncio.sleep(self.not_before - time.time())
         yield TriggerEvent(event)
 
     @abstractmethod

@@ -125,6 +125,17 @@ class Serving(Section):
         default=None, gt=0, description="the slowest golden answer may take so long; none: what golden.json says"
     )
 
+    smoke_test_start_minutes: float = Field(
+        default=5, gt=0, le=60, description="the smoke test's pod may take so long to start; a slow pull needs more"
+    )
+    smoke_test_minutes: float = Field(default=2, gt=0, le=30, description="then the test may take so long")
+    smoke_test_cpu: Annotated[str, Field(pattern=CPU)] = Field(
+        default="500m", description="CPU request and limit of the smoke test's pod"
+    )
+    smoke_test_memory: Annotated[str, Field(pattern=BYTES)] = Field(
+        default="512Mi", description="memory request and limit of the smoke test's pod"
+    )
+
     @model_validator(mode="after")
     def _replicas(self) -> Self:
         if self.min_replicas > self.max_replicas:

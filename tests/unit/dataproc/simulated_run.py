@@ -34,6 +34,7 @@ class TaskInstance:
     """Keeps XComs; `on_push` sees each before it is kept."""
 
     def __init__(self, on_push: Callable[[str, Any], None] = lambda key, value: None) -> None:
+        self.try_number = 1
         self.xcoms: dict[str, Any] = {}
         self.on_push = on_push
 

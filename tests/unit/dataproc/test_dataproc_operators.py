@@ -6,15 +6,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from airflow.sdk.exceptions import TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
 from ml_lifecycle.dataproc.exceptions import (
-    ClusterExpiredError,
-    ClusterGoneError,
     ClusterNameTakenError,
     ClusterRefusedError,
     JobFailedError,
-    JobRefusedError,
     JobTimeoutError,
     ResultMissingError,
 )
@@ -24,7 +21,7 @@ from ml_lifecycle.dataproc.operators import (
     WaitForClusterOperator,
     pyspark_job,
 )
-from tests.unit.dataproc.simulated_run import ENDLESS_JOB, FAST, GOOD_JOB, SimulatedRun, sweep
+from tests.unit.dataproc.simulated_run import BAD_JOB, ENDLESS_JOB, FAST, GOOD_JOB, SimulatedRun, sweep
 
 
 @pytest.fixture
@@ -124,6 +121,24 @@ def test_the_result_of_an_earlier_run_is_not_taken_for_this_ones(running):
     assert running.job(slow) == {"images": 5}
 
 
+def test_tries_that_airflow_loses_do_not_use_up_the_jobs_submissions(running):
+    running.job_file.write_text("import time\ntime.sleep(1)\n" + GOOD_JOB)
+    with pytest.raises(TaskDeferred):
+        running.job_operator(deferrable=True).execute(running.context)
+    for running.ti.try_number in (2, 3, 4):
+        assert running.job_operator(deferrable=True).execute(running.context) == {"images": 7}
+    assert len(running.jobs()) == 1
+
+
+def test_the_last_submissions_failure_is_for_good(running):
+    with pytest.raises(JobFailedError):
+        running.job(BAD_JOB)
+    running.ti.try_number = 2
+    with pytest.raises(AirflowFailException, match="no space left on device"):
+        running.job(BAD_JOB)
+    assert [job["name"] for job in running.jobs()] == ["ingest", "ingest-2"]
+
+
 def test_a_job_that_takes_too_long_is_cancelled(running):
     with pytest.raises(JobTimeoutError, match="job_timeout_minutes"):
         running.job("import time\ntime.sleep(600)\n", timeout_minutes=0.01)
@@ -136,7 +151,7 @@ def test_a_job_without_the_result_it_promised_fails(running):
 
 
 def test_a_secret_never_reaches_the_api(running):
-    with pytest.raises(JobRefusedError) as refused:
+    with pytest.raises(AirflowFailException) as refused:
         running.job(properties={"spark.hadoop.fs.s3a.secret.key": "hunter2"})
     assert "hunter2" not in str(refused.value)
     assert running.jobs() == []
@@ -185,10 +200,10 @@ def test_other_work_of_the_same_task_ends_before_ours_is_submitted(running, tmp_
 def test_a_job_does_not_outlive_its_cluster(run):
     run.submit(time_to_live_hours=3 / 3600)
     run.wait()
-    with pytest.raises(ClusterExpiredError, match=r"(?s)cluster.time_to_live_hours, or cost.limit.*started"):
+    with pytest.raises(AirflowFailException, match=r"(?s)cluster.time_to_live_hours, or cost.limit.*started"):
         run.job(ENDLESS_JOB)
     assert [job["status"] for job in run.jobs()] == ["CANCELLED"]
-    with pytest.raises(ClusterExpiredError):
+    with pytest.raises(AirflowFailException):
         run.job()
     assert len(run.jobs()) == 1
     run.teardown()
@@ -198,7 +213,7 @@ def test_a_job_whose_cluster_was_deleted_says_what_to_clear(run):
     run.submit()
     run.wait()
     run.teardown()
-    with pytest.raises(ClusterGoneError, match="clear this task: prepare, submit_cluster and wait_for_cluster"):
+    with pytest.raises(AirflowFailException, match="clear this task: prepare, submit_cluster and wait_for_cluster"):
         run.job()
 
 
@@ -211,7 +226,7 @@ def test_a_cluster_swept_away_under_its_job_is_named(run):
         operator.execute(run.context)
     run.teardown()
     event = asyncio.run(_first(suspended.value.trigger))
-    with pytest.raises(ClusterGoneError, match="time to live"):
+    with pytest.raises(AirflowFailException, match="time to live"):
         operator.resume(run.context, event)
 
 

@@ -6,13 +6,13 @@ import json
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, TaskDeferred
 
+from ml_lifecycle import deferral
 from ml_lifecycle.kserve.exceptions import RolloutError, RolloutRefusedError, RolloutStuckError
 from ml_lifecycle.kserve.operators import (
     CanaryOperator,
     CloseRolloutOperator,
     OpenRolloutOperator,
     SweepRolloutsOperator,
-    base,
     close_rollout,
     open_rollout,
     sweep_rollouts,
@@ -28,7 +28,11 @@ class Run:
     dag_id, run_id = "roll_out_model", "manual"
 
 
-CONTEXT = {"dag_run": Run()}
+class Try:
+    try_number = 1
+
+
+CONTEXT = {"dag_run": Run(), "ti": Try()}
 
 
 @pytest.fixture
@@ -49,8 +53,8 @@ def test_closing_that_is_not_over_soon_defers_to_a_trigger_that_survives_its_ser
     async def silence(trigger):
         await asyncio.sleep(60)
 
-    monkeypatch.setattr(base, "first_event", silence)
-    monkeypatch.setattr(close_rollout, "PATIENCE", 0.05)
+    monkeypatch.setattr(deferral, "first_event", silence)
+    monkeypatch.setattr(close_rollout, "PATIENCE_SECONDS", 0.05)
     operator = CloseRolloutOperator(task_id="close", rollout=rollout, deferrable=True)
     with pytest.raises(TaskDeferred) as deferred:
         operator.execute(CONTEXT)
@@ -65,7 +69,7 @@ def test_closing_that_is_over_soon_is_not_deferred(rollout, monkeypatch):
     async def absent(trigger):
         return {"status": "absent"}
 
-    monkeypatch.setattr(base, "first_event", absent)
+    monkeypatch.setattr(deferral, "first_event", absent)
     report = CloseRolloutOperator(task_id="close", rollout=rollout, deferrable=True).execute(CONTEXT)
     assert report["outcome"] == "not_opened"
 
@@ -74,7 +78,7 @@ def test_without_the_triggerer_the_same_trigger_runs_in_the_task(rollout, monkey
     async def first_event(trigger):
         return {"status": "absent", "trigger": type(trigger)}
 
-    monkeypatch.setattr(base, "first_event", first_event)
+    monkeypatch.setattr(deferral, "first_event", first_event)
     report = CloseRolloutOperator(task_id="close", rollout=rollout, deferrable=False).execute(CONTEXT)
     assert report["outcome"] == "not_opened"
 

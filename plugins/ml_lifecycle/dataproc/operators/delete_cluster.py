@@ -94,7 +94,7 @@ class DeleteClusterOperator(DataprocOperator):
             deadline=deadline,
             poll_seconds=self.poll_seconds,
         )
-        return dict(self._wait(context, trigger, "resume"))
+        return dict(self.wait_for(trigger, context))
 
     async def _find(self, client: DataprocClient, labels: Mapping[str, str]) -> Cluster | None:
         if self.cluster_id:

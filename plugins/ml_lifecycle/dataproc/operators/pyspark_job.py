@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from airflow.providers.common.compat.sdk import AirflowFailException
+
 from ml_lifecycle.dataproc import cluster as clusters
 from ml_lifecycle.dataproc import job as jobs
 from ml_lifecycle.dataproc.cleanup import cancel_and_verify
@@ -25,6 +27,7 @@ from ml_lifecycle.dataproc.job import Job, JobStatus, PysparkSpecification
 from ml_lifecycle.dataproc.links import ClusterLink
 from ml_lifecycle.dataproc.operators.base import DataprocOperator
 from ml_lifecycle.dataproc.triggers import JobEndedTrigger
+from ml_lifecycle.params import refusing
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -38,12 +41,14 @@ KILL_PATIENCE_SECONDS = 2.0
 class PysparkJobOperator(DataprocOperator):
     """Runs a PySpark job to its end; returns the JSON object that the job wrote to `result_uri`.
 
-    A second try goes on with the job that the first one submitted, unless it failed: then it is submitted under the
-    next name. The driver's output goes into the task log. `JobService.Get` decides whether the job succeeded.
+    A later try of the task goes on with the job that an earlier one submitted, unless that job failed: then the work is
+    submitted under the next name, until it has been submitted `submissions` times. So a try that Airflow loses costs
+    nothing. The driver's output goes into the task log. `JobService.Get` decides whether the job succeeded.
 
     :param result_uri: where the job writes its result; None if it has none.
     :param grace_seconds: a job that has written its result but not ended is cancelled after this, and has succeeded.
     :param timeout_minutes: a job not ended by then is cancelled, as it is when its cluster's time to live is over.
+    :param submissions: how often the work is tried; when the last job has failed the task fails for good.
     """
 
     template_fields: Sequence[str] = (
@@ -81,6 +86,7 @@ class PysparkJobOperator(DataprocOperator):
         data_lake_conn_id: str | None = None,
         timeout_minutes: float | str = 240.0,
         grace_seconds: float = 60.0,
+        submissions: int = 2,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -97,10 +103,16 @@ class PysparkJobOperator(DataprocOperator):
         self.data_lake_conn_id = data_lake_conn_id
         self.timeout_minutes = timeout_minutes
         self.grace_seconds = grace_seconds
+        self.submissions = submissions
         self._in_charge = False
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Submit or go on with the job, then wait for it; see `resume`."""
+        with refusing():
+            trigger = self._begun(context)
+        return dict(self.wait_for(trigger, context))
+
+    def _begun(self, context: Context) -> JobEndedTrigger:
         specification = PysparkSpecification(
             main_python_file_uri=self.main_python_file_uri,
             args=tuple(self.args),
@@ -120,7 +132,7 @@ class PysparkJobOperator(DataprocOperator):
         cluster, job, operation_id = self._with_client(submit)
         ClusterLink.persist(context, clusters.console_link(cluster.folder_id, cluster.id))
         context["ti"].xcom_push(key="job_id", value=job.id)
-        trigger = JobEndedTrigger(
+        return JobEndedTrigger(
             yandex_conn_id=self.yandex_conn_id,
             cluster_id=self.cluster_id,
             job_id=job.id,
@@ -133,7 +145,6 @@ class PysparkJobOperator(DataprocOperator):
             expires_at=cluster.expires_at,
             poll_seconds=self.poll_seconds,
         )
-        return dict(self._wait(context, trigger, "resume"))
 
     async def _living_cluster(self, client: DataprocClient) -> Cluster:
         cluster = await client.find_cluster(self.cluster_id)
@@ -176,8 +187,21 @@ class PysparkJobOperator(DataprocOperator):
             await sync_to_async(self._lake().remove)(self.result_uri)
 
     def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
-        """The job's result, or JobFailedError, JobTimeoutError, ResultMissingError, Cluster{Expired,Gone}Error."""
+        """The job's result, or JobFailedError, JobTimeoutError, ResultMissingError.
+
+        What another submission cannot mend fails the task for good: the last one's failure, a cluster that is gone.
+        """
         self._in_charge = False
+        try:
+            with refusing():
+                self._check(event)
+        except (JobFailedError, JobTimeoutError) as error:
+            if jobs.ordinal(self.job_name, event["job_name"]) >= self.submissions:
+                raise AirflowFailException(str(error)) from error
+            raise
+        return self._result(event["job_name"], event["job_id"])
+
+    def _check(self, event: Mapping[str, Any]) -> None:
         name, job_id, lines = event["job_name"], event["job_id"], event["last_lines"]
         if event["status"] == "timeout":
             self._cancel(event["cluster_id"], job_id)
@@ -197,7 +221,6 @@ class PysparkJobOperator(DataprocOperator):
             self._cancel(event["cluster_id"], job_id)
         elif event["job_status"] != JobStatus.DONE:
             raise JobFailedError(name, job_id, event["job_status"], event["message"], lines)
-        return self._result(name, job_id)
 
     def on_kill(self) -> None:
         """Cancel the job; only while the task itself waits (a deferred task's job is the teardown's to cancel)."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ml_lifecycle.dataproc.exceptions import ClusterFailedError, ClusterTimeoutError
 from ml_lifecycle.dataproc.operators.base import DataprocOperator
 from ml_lifecycle.dataproc.triggers import ClusterRunningTrigger
+from ml_lifecycle.params import refusing
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -40,13 +41,14 @@ class WaitForClusterOperator(DataprocOperator):
             deadline=time.time() + float(self.timeout_minutes) * 60,
             poll_seconds=self.poll_seconds,
         )
-        return str(self._wait(context, trigger, "resume"))
+        return str(self.wait_for(trigger, context))
 
     def resume(self, context: Context, event: Mapping[str, Any]) -> str:  # noqa: ARG002 (Airflow's signature)
-        """The id of the running cluster, or ClusterFailedError or ClusterTimeoutError."""
-        if event["status"] == "failed":
-            raise ClusterFailedError(event["cluster_id"], event["message"])
-        if event["status"] == "timeout":
-            raise ClusterTimeoutError(event["cluster_id"], float(self.timeout_minutes))
+        """The id of the running cluster; ClusterFailedError and ClusterTimeoutError end the task for good."""
+        with refusing():
+            if event["status"] == "failed":
+                raise ClusterFailedError(event["cluster_id"], event["message"])
+            if event["status"] == "timeout":
+                raise ClusterTimeoutError(event["cluster_id"], float(self.timeout_minutes))
         self.log.info("Cluster %s is running", event["cluster_id"])
         return str(event["cluster_id"])

@@ -157,7 +157,8 @@ class RolloutClient(RolloutLease):
         RolloutRefusedError where an open rollout, another's service or the version that serves stand against it.
         """
         left = await self.load(request.namespace, request.model)
-        if left is not None and left.holder == self.holder and left.phase is not Phase.CLOSED:
+        own = left is not None and left.holder == self.holder
+        if left is not None and own and left.phase is not Phase.CLOSED:
             return left
         live = await self._check(request)
         if live is None or not live.rolled_out:
@@ -165,6 +166,8 @@ class RolloutClient(RolloutLease):
                 f"no InferenceService {request.model!r} serves in {request.namespace!r}: run roll_out_model"
             )
         if live.newest.storage_uri == request.storage_uri:
+            if left is not None and own and left.kind is Kind.RETURN:
+                return left  # an earlier try of this task has done it
             raise RolloutRefusedError(f"version {request.version} of {request.model!r} serves already")
         await self.acquire(request)
         if left is not None and (left.phase is not Phase.CLOSED or _still_frozen(left, live)):

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+from ml_lifecycle.deferral import Event
 from ml_lifecycle.kserve.operators.base import RolloutOperator, check, holder, refusing
-from ml_lifecycle.kserve.triggers import CanaryTrigger, Event
+from ml_lifecycle.kserve.triggers import CanaryTrigger
 
 if TYPE_CHECKING:
     from ml_lifecycle.kserve.request import RolloutRequest

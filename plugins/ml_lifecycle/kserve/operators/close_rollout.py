@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ml_lifecycle.deferral import PATIENCE_SECONDS, Event
 from ml_lifecycle.kserve.exceptions import RolloutError
-from ml_lifecycle.kserve.operators.base import PATIENCE, RolloutOperator
-from ml_lifecycle.kserve.triggers import CloseTrigger, Event
+from ml_lifecycle.kserve.operators.base import RolloutOperator
+from ml_lifecycle.kserve.triggers import CloseTrigger
 
 
 class CloseRolloutOperator(RolloutOperator):
@@ -20,7 +21,7 @@ class CloseRolloutOperator(RolloutOperator):
     def execute(self, context: Mapping[str, Any]) -> Any:
         """Closes."""
         return self.wait(
-            CloseTrigger, context, poll_seconds=min(2.0, self.request().rollout.look_seconds), patience=PATIENCE
+            CloseTrigger, context, poll_seconds=min(2.0, self.request().rollout.look_seconds), patience=PATIENCE_SECONDS
         )
 
     def resume(self, context: Mapping[str, Any], event: Event) -> dict[str, Any]:  # noqa: ARG002

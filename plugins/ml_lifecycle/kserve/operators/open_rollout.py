@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ml_lifecycle.deferral import Event
 from ml_lifecycle.kserve.operators.base import RolloutOperator, check, golden_cases, holder, refusing
-from ml_lifecycle.kserve.triggers import Event, RevisionReadyTrigger
+from ml_lifecycle.kserve.triggers import RevisionReadyTrigger
 from ml_lifecycle.runtimes import RUNTIMES
 
 if TYPE_CHECKING:

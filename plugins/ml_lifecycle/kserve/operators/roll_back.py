@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ml_lifecycle.kserve.operators.base import PATIENCE, RolloutOperator, check, golden_cases, holder, refusing
-from ml_lifecycle.kserve.triggers import CloseTrigger, Event
+from ml_lifecycle.deferral import PATIENCE_SECONDS, Event
+from ml_lifecycle.kserve.operators.base import RolloutOperator, check, golden_cases, holder, refusing
+from ml_lifecycle.kserve.triggers import CloseTrigger
 
 if TYPE_CHECKING:
     from ml_lifecycle.kserve.request import RolloutRequest
@@ -38,7 +39,7 @@ class RollBackOperator(RolloutOperator):
         way = f"traffic goes to {state.kept_revision} first" if state.kept_revision else "it gets a new revision"
         self.log.info("%s: from version %s back to %s; %s", request.model, state.request.version, request.version, way)
         seconds = min(2.0, request.rollout.look_seconds)
-        return self.wait(CloseTrigger, context, poll_seconds=seconds, patience=PATIENCE)
+        return self.wait(CloseTrigger, context, poll_seconds=seconds, patience=PATIENCE_SECONDS)
 
     def resume(self, context: Mapping[str, Any], event: Event) -> dict[str, Any]:  # noqa: ARG002
         """The report."""
