@@ -97,7 +97,7 @@ def promoted_version(mlflow_server, tmp_path):
         store = mlflow.MlflowClient(mlflow_server)
         store.create_registered_model(MODEL)
         run = store.create_run(store.create_experiment(f"races-{tmp_path.name}"))
-        store.create_model_version(MODEL, source="file:///nowhere", run_id=run.info.run_id)
+        store.create_model_version(MODEL, source=f"{run.info.artifact_uri}/model", run_id=run.info.run_id)
         store.set_model_version_tag(MODEL, "1", "storage_uri", uri)
         store.set_registered_model_alias(MODEL, "champion", "1")
         return store
