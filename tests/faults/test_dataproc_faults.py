@@ -15,13 +15,13 @@ from dataclasses import dataclass
 
 import pytest
 import rich.box
-from airflow.sdk.exceptions import TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 from rich.console import Console
 from rich.table import Table
 
 from ml_lifecycle.dataproc import client as dataproc_client
 from ml_lifecycle.dataproc.client import BackOff
-from ml_lifecycle.dataproc.exceptions import ClusterFailedError, ClusterNotDeletedError, SweepError
+from ml_lifecycle.dataproc.exceptions import ClusterNotDeletedError, SweepError
 from ml_lifecycle.deferral import first_event
 from tests.faults.dying_worker import Worker
 from tests.unit.dataproc.simulated_run import (
@@ -213,7 +213,7 @@ def test_a_fault_leaves_no_cluster_and_no_second_job(case, cloud, run, note):
     def steps():
         tried(run.submit, case.tries)
         # A cluster that failed to start is made anew only by clearing from submit on, as an operator of Airflow does.
-        with contextlib.suppress(ClusterFailedError) if case.tries > 1 else contextlib.nullcontext():
+        with contextlib.suppress(AirflowFailException) if case.tries > 1 else contextlib.nullcontext():
             run.wait(case.wait_minutes)
             return tried(run.job, case.tries)
         run.submit()

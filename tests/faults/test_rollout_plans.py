@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from ml_lifecycle.kserve.exceptions import RolloutRefusedError
+from ml_lifecycle.kserve.rollout import Phase
 from ml_lifecycle.kserve.steering import Action, Order
 from ml_lifecycle.kserve.triggers import CanaryTrigger, CloseTrigger
 from ml_lifecycle.kubernetes.exceptions import LeaseHeldError
@@ -159,6 +160,16 @@ async def test_a_return_that_was_killed_goes_on(cluster):
         assert await client.open_return(cluster.request("1"), "why") == first
     assert (await event(CloseTrigger, "back"))["report"]["outcome"] == "rolled_back"
     assert served(cluster) == "1"
+
+
+async def test_a_return_whose_try_was_lost_after_it_was_done_is_reported_again(cluster):
+    await go_live(cluster, "2", "second")
+    _, report = await back(cluster, "1")
+    state, again = await back(cluster, "1")
+    assert state.phase is Phase.CLOSED
+    assert again == report
+    with pytest.raises(RolloutRefusedError, match="version 1 of 'digits' serves already"):
+        await back(cluster, "1", "roll_back_model/another")
 
 
 async def test_a_return_is_refused_where_it_makes_no_sense(cluster):
