@@ -15,8 +15,9 @@ DOC = """
 
 - **`sweep_clusters`** deletes our clusters (label `managed-by=ml-lifecycle`) past their label `expires-at`, in every
   folder that settings name.
-- **`sweep_rollouts`** closes rollouts whose lease nobody has renewed for ten minutes, as `rollout.on_deadline` says,
-  and **`follow_rollouts`** lets aliases and tags follow; it is skipped where nothing was closed.
+- **`sweep_rollouts`** closes rollouts whose lease nobody has renewed for ten minutes, as `rollout.on_deadline` says, in
+  the namespaces that settings name, and **`follow_rollouts`** lets aliases and tags follow; it is skipped where nothing
+  was closed.
 - **Param `dry_run`**: only say what would be done.
 """
 
@@ -47,12 +48,15 @@ with DAG(
         return [{"yandex_conn_id": connection, "folder_id": folder} for connection, folder in found]
 
     @task
-    def find_serving_clusters() -> list[str]:
-        """The connection of each serving cluster that the settings of any model name."""
+    def find_serving_clusters() -> list[dict[str, Any]]:
+        """Each serving cluster and the namespaces in it that the settings of any model name."""
         from ml_lifecycle.settings import places
         from ml_lifecycle.settings_variable import read_variable
 
-        return list(places(read_variable())["kubernetes"])
+        found: dict[str, list[str]] = {}
+        for connection, namespace in places(read_variable())["kubernetes"]:
+            found.setdefault(connection, []).append(namespace)
+        return [{"kubernetes_conn_id": connection, "namespaces": names} for connection, names in found.items()]
 
     SweepClustersOperator.partial(task_id="sweep_clusters", dry_run="{{ params.dry_run }}").expand_kwargs(find_clouds())
 
@@ -64,11 +68,16 @@ with DAG(
         rollout_aliases.follow_rollouts(reports)
 
     @task_group(prefix_group_id=False)
-    def abandoned_rollouts(kubernetes_conn_id: str) -> None:
+    def abandoned_rollouts(kubernetes_conn_id: str, namespaces: list[str]) -> None:
         """Of one serving cluster."""
         swept = SweepRolloutsOperator(
-            task_id="sweep_rollouts", kubernetes_conn_id=kubernetes_conn_id, dry_run="{{ params.dry_run }}"
+            task_id="sweep_rollouts",
+            kubernetes_conn_id=kubernetes_conn_id,
+            namespaces=namespaces,
+            dry_run="{{ params.dry_run }}",
+            # A Lease that may have expired is watched for as long as it lasts; then KServe has to follow.
+            execution_timeout=timedelta(minutes=45),
         )
         follow_rollouts(swept.output)
 
-    abandoned_rollouts.expand(kubernetes_conn_id=find_serving_clusters())
+    abandoned_rollouts.expand_kwargs(find_serving_clusters())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, TypeVar
 
 from ml_lifecycle.canary.histogram import Histogram
 
-MOST_LOOKS = 720  # even: the looks are halved by pairs
+MOST_LOOKS = 720
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Side:
     def from_json(cls, document: Mapping[str, Any]) -> Self:
         """Of `to_json`."""
         latency = Histogram(tuple(document["bounds"]), tuple(document["counts"]))
-        return cls(document["requests"], document["errors"], latency)
+        return cls(int(document["requests"]), int(document["errors"]), latency)
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,16 @@ class Evidence:
             _with(self.errors, error), _with(self.slow, slow), self.totals + window, own, dict(window.silent)
         )
 
+    @property
+    def most_looks(self) -> int:
+        """Looks of the metric that has the most."""
+        return max(len(looks) for looks in (self.errors, self.slow, *self.own.values()))
+
+    def halved(self) -> Evidence:
+        """Neighbouring looks added up by pairs, which is only more conservative."""
+        own = {name: _paired(looks) for name, looks in self.own.items()}
+        return replace(self, errors=_paired(self.errors), slow=_paired(self.slow), own=own)
+
     def to_json(self) -> dict[str, Any]:
         """JSON of it; the keys of one's own metrics only where there are any."""
         own = {name: [look.numbers for look in looks] for name, looks in self.own.items()}
@@ -171,8 +181,8 @@ class Evidence:
     def from_json(cls, document: Mapping[str, Any]) -> Self:
         """Of `to_json`."""
         return cls(
-            tuple(Counts(*numbers) for numbers in document["errors"]),
-            tuple(Counts(*numbers) for numbers in document["slow"]),
+            tuple(Counts(*map(int, numbers)) for numbers in document["errors"]),
+            tuple(Counts(*map(int, numbers)) for numbers in document["slow"]),
             Window.from_json(document["totals"]),
             {name: tuple(_own_look(look) for look in looks) for name, looks in document.get("own", {}).items()},
             document.get("silent", {}),
@@ -219,8 +229,11 @@ def _with(looks: tuple[Look, ...], look: Look) -> tuple[Look, ...]:
     """One more; neighbours added up where they are too many, which is only more conservative."""
     if len(looks) < MOST_LOOKS:
         return (*looks, look)
-    pairs = [together(pair) for pair in zip(looks[0::2], looks[1::2], strict=True)]
-    return (*pairs, look)
+    return (*_paired(looks), look)
+
+
+def _paired(looks: tuple[Look, ...]) -> tuple[Look, ...]:
+    return tuple(together(looks[at : at + 2]) for at in range(0, len(looks), 2))
 
 
 def _own_look(numbers: Sequence[float]) -> OwnLook:

@@ -34,3 +34,17 @@ class NotifierError(RolloutError):
 
 class RolloutStuckError(RolloutError):
     """The service did not reach the state that closes the rollout in time."""
+
+
+class UnreadableStateError(RolloutError):
+    """What stands on a Lease is not the state of that service's rollout."""
+
+
+class StateTooLargeError(RolloutRefusedError):
+    """The settings of a rollout alone are too large for its Lease."""
+
+    def __init__(self, service: str, size: int, budget: int) -> None:
+        super().__init__(
+            f"the state of the rollout of {service!r} takes {size} bytes without any evidence, and may take {budget}: "
+            "shorten rollout.own_metrics, rollout.errors, serving.tolerations or serving.node_selector"
+        )

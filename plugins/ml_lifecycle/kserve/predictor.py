@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
+
+from pydantic import TypeAdapter
 
 from ml_lifecycle.kserve.exceptions import CanaryRefusedError
 from ml_lifecycle.runtimes import RUNTIMES
@@ -117,10 +120,15 @@ class Predictor:
         """JSON of it."""
         return asdict(self)
 
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Of `to_json`, of older versions of this package too."""
-        return cls(**{**document, "tolerations": tuple(document.get("tolerations", ()))})
+    @staticmethod
+    def from_json(document: Mapping[str, Any]) -> Predictor:
+        """Of `to_json`, of other versions of this package too; ValidationError where a value has another type."""
+        return _typed().validate_python(document)
+
+
+@functools.cache
+def _typed() -> TypeAdapter[Predictor]:
+    return TypeAdapter(Predictor)
 
 
 def predictor(serving: Serving, storage_uri: str, runtime: str) -> Predictor:

@@ -38,6 +38,7 @@ class Service:
     target_state: str
     failure: str
     failed_revision: str
+    resource_version: str = ""
 
     @property
     def standard(self) -> bool:
@@ -99,6 +100,7 @@ def read(
         target_state=(model.get("states") or {}).get("targetModelState", "") if told else "",
         failure=_failure(failure),
         failed_revision=failure.get("modelRevisionName", ""),
+        resource_version=inference_service.get("metadata", {}).get("resourceVersion", ""),
     )
 
 

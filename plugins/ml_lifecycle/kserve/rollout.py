@@ -7,10 +7,13 @@ a look makes of it stands in look.py, what a person's word does in steering.py, 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from ml_lifecycle.canary.evidence import Evidence, Window
 from ml_lifecycle.canary.snapshot import Snapshot
@@ -23,6 +26,7 @@ from ml_lifecycle.kserve.standard import canary_name, sized
 from ml_lifecycle.kserve.trace import Point, Trace
 
 STATE_ANNOTATION = "ml-lifecycle.io/rollout"
+STATE_VERSION = 1
 
 
 class Phase(StrEnum):
@@ -68,10 +72,10 @@ class Step:
         """JSON of it."""
         return {**vars(self), "seen": self.seen.to_json()}
 
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Of `to_json`."""
-        return cls(**{**document, "seen": Window.from_json(document["seen"])})
+    @staticmethod
+    def from_json(document: Mapping[str, Any]) -> Step:
+        """Of `to_json`; what is unknown is left out, and values have their types."""
+        return _step().validate_python({**document, "seen": Window.from_json(document["seen"])})
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,9 @@ class RolloutState:
     traffic, `revision` the new one once it is known. Of a RETURN the candidate is what serves and is to go, `stable`
     what comes back, and `kept_revision` the one before, if Knative still has it with the version that comes back.
     `approved`: the percents that a person has let go on; `frozen`: who stopped it by hand, and why; `announced`: the
-    percent whose pause has been told; `unrouted_since`: a ready canary has waited for its place in the route since.
+    percent whose pause has been told; `steered`: the number of the latest order it obeyed; `unrouted_since`: a
+    ready canary has waited for its place in the route since. `driver` is raised by each process that drives the
+    rollout, and `driver_mark` tells two apart that raised it at once.
     """
 
     request: RolloutRequest
@@ -118,12 +124,14 @@ class RolloutState:
     approved: tuple[int, ...] = ()
     frozen: str = ""
     outlook: str = ""
-    steered_at: float = 0.0
+    steered: int = 0
     paused_since: float | None = None
     paused_for: str = ""
     paused_seconds: float = 0.0
     announced: int | None = None
     unrouted_since: float | None = None
+    driver: int = 0
+    driver_mark: str = ""
 
     @property
     def service(self) -> str:
@@ -152,10 +160,11 @@ class RolloutState:
         return replace(self, phase=Phase.CLOSED, closed_at=now, evidence=Evidence(), snapshot=None)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON of it."""
+        """JSON of it; who is told how it ended is no part of it, for everybody may read a Lease."""
         return {
+            "version": STATE_VERSION,
             **vars(self),
-            "request": self.request.to_json(),
+            "request": self.request.model_dump(mode="json", exclude={"rollout": {"notifiers"}}),
             "candidate": self.candidate.to_json(),
             "stable": self.stable.to_json() if self.stable else None,
             "steps": [step.to_json() for step in self.steps],
@@ -164,26 +173,35 @@ class RolloutState:
             "snapshot": self.snapshot.to_json() if self.snapshot else None,
         }
 
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Of `to_json`."""
-        return cls(
-            **{
+    @staticmethod
+    def from_json(document: Mapping[str, Any]) -> RolloutState:
+        """Of `to_json`, of other versions of this package too: what is unknown is left out, and values have types.
+
+        ValidationError, ValueError, TypeError or KeyError where it is no state.
+        """
+        return _state().validate_python(
+            {
                 **document,
-                "request": RolloutRequest.model_validate(document["request"]),
-                "kind": Kind(document["kind"]),
+                "request": RolloutRequest.model_validate(document["request"], extra="ignore"),
                 "candidate": Predictor.from_json(document["candidate"]),
-                "stable": Predictor.from_json(document["stable"]) if document["stable"] else None,
-                "phase": Phase(document["phase"]),
-                "approved": tuple(document.get("approved", ())),
+                "stable": Predictor.from_json(document["stable"]) if document["stable"] is not None else None,
                 "steps": tuple(Step.from_json(step) for step in document["steps"]),
                 # A rollout that an earlier version of this package opened has none.
                 "trace": tuple(Point.from_json(point) for point in document.get("trace", ())),
                 "evidence": Evidence.from_json(document["evidence"]),
-                "snapshot": Snapshot.from_json(document["snapshot"]) if document["snapshot"] else None,
-                "decision": Decision(document["decision"]) if document["decision"] else None,
+                "snapshot": Snapshot.from_json(document["snapshot"]) if document["snapshot"] is not None else None,
             }
         )
+
+
+@functools.cache
+def _step() -> TypeAdapter[Step]:
+    return TypeAdapter(Step)
+
+
+@functools.cache
+def _state() -> TypeAdapter[RolloutState]:
+    return TypeAdapter(RolloutState)
 
 
 def opened(

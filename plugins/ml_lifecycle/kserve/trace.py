@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
+
+from pydantic import TypeAdapter
 
 from ml_lifecycle.canary.evidence import Window
 
@@ -53,10 +56,15 @@ class Point:
         """JSON of it."""
         return {**vars(self), "canary": list(self.canary), "stable": list(self.stable), "numbers": dict(self.numbers)}
 
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Of `to_json`."""
-        return cls(**{**document, "canary": tuple(document["canary"]), "stable": tuple(document["stable"])})
+    @staticmethod
+    def from_json(document: Mapping[str, Any]) -> Point:
+        """Of `to_json`; what is unknown is left out."""
+        return _typed().validate_python(document)
+
+
+@functools.cache
+def _typed() -> TypeAdapter[Point]:
+    return TypeAdapter(Point)
 
 
 Trace = tuple[Point, ...]
@@ -70,3 +78,17 @@ def extend(trace: Trace, point: Point) -> Trace:
     pairs = [later for later in range(1, len(longer)) if longer[later].percent == longer[later - 1].percent]
     later = min(pairs, key=lambda later: longer[later].at - (longer[later - 2].at if later > 1 else 0.0))
     return (*longer[: later - 1], longer[later].with_earlier(longer[later - 1]), *longer[later + 1 :])
+
+
+def halved(trace: Trace) -> Trace:
+    """Of half as many points: neighbours on one step are added up."""
+    points: list[Point] = []
+    paired = True
+    for point in trace:
+        together = not paired and points[-1].percent == point.percent
+        if together:
+            points[-1] = point.with_earlier(points[-1])
+        else:
+            points.append(point)
+        paired = together
+    return tuple(points)

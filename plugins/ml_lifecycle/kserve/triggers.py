@@ -11,6 +11,7 @@ import math
 import zlib
 from abc import abstractmethod
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -61,21 +62,63 @@ class RolloutTrigger(BookedTrigger):
 
     async def events(self) -> AsyncIterator[TriggerEvent]:
         """One event."""
-        from ml_lifecycle.kserve.client import connect
         from ml_lifecycle.kubernetes.exceptions import UnavailableError
 
+        event = None
         try:
-            async with connect(self.kubernetes_conn_id, self.holder) as client:
-                event = await self.drive(client)
+            while event is None:
+                event = await self._driven()
         except UnavailableError as error:
             event = {"status": "failed", "reason": str(error), "transient": True}
         except LifecycleError as error:
             event = {"status": "failed", "reason": str(error)}
         yield TriggerEvent(event)
 
+    async def _driven(self) -> Event | None:
+        """What came of it, here or where a newer driver of this run goes on; None where that one is silent."""
+        from ml_lifecycle.kserve.client import connect
+        from ml_lifecycle.kubernetes.exceptions import LeaseLostError, LeaseOvertakenError
+
+        async with connect(self.kubernetes_conn_id, self.holder) as client:
+            try:
+                return await self.drive(client)
+            except LeaseOvertakenError as error:
+                self.log.warning("%s: this one only watches from now on", error)
+                return await self._watch(client)
+            except LeaseLostError:
+                # A try of this run may have brought it to its end and given the Lease back.
+                state = await client.load(self.namespace, self.service)
+                own = state is not None and state.holder == self.holder
+                if state is None or not own or (event := await self.outcome(client, state)) is None:
+                    raise
+                return event
+
+    async def _watch(self, client: RolloutClient) -> Event | None:
+        """What another driver brings about; None once it has written nothing for as long as the Lease lasts."""
+        from ml_lifecycle.kserve.exceptions import RolloutInterruptedError
+        from ml_lifecycle.kubernetes.exceptions import UnavailableError
+
+        seen, since = "", time.monotonic()
+        while True:
+            with suppress(UnavailableError):
+                state = await client.load(self.namespace, self.service)
+                if state is None or state.holder != self.holder:
+                    raise RolloutInterruptedError(f"the rollout of {self.service!r} is no longer {self.holder}'s")
+                if event := await self.outcome(client, state):
+                    return event
+                if (version := client.resource_version(self.namespace, self.service)) != seen:
+                    seen, since = version, time.monotonic()
+                elif time.monotonic() - since > state.request.lease_seconds:
+                    return None
+            await asyncio.sleep(self.poll_seconds)
+
     @abstractmethod
     async def drive(self, client: RolloutClient) -> Event:
         """Works until there is an event."""
+
+    @abstractmethod
+    async def outcome(self, client: RolloutClient, state: RolloutState) -> Event | None:
+        """The event of a rollout that another driver has brought so far; None while there is none."""
 
 
 class RevisionReadyTrigger(RolloutTrigger):
@@ -110,6 +153,17 @@ class RevisionReadyTrigger(RolloutTrigger):
             state = await client.keep(state)
             await asyncio.sleep(pause(client.now() - state.opened_at, self.poll_seconds))
 
+    async def outcome(self, client: RolloutClient, state: RolloutState) -> Event | None:
+        """Ready once it is tested or further; failed with the reason where it was decided before."""
+        from ml_lifecycle.kserve.rollout import Phase
+
+        if state.decision is not None and not state.url:
+            return {"status": "failed", "reason": state.reason}
+        if state.phase is Phase.OPENING:
+            return None
+        url = await client.address(state)
+        return {"status": "ready", "revision": state.revision, "url": url, "kind": state.kind.value}
+
 
 class CanaryTrigger(RolloutTrigger):
     """Looks at both sides every `poll_seconds` and moves the traffic.
@@ -125,18 +179,23 @@ class CanaryTrigger(RolloutTrigger):
         from ml_lifecycle.kubernetes.exceptions import UnavailableError
         from ml_lifecycle.prometheus.client import connect as connect_prometheus
 
-        state = await client.save(await client.own(self.namespace, self.service))
+        state = await client.own(self.namespace, self.service)
         if looks := sum(step.looks for step in state.steps):
             self.log.info("going on at %s %% after %s looks", state.percent, looks)
         async with connect_prometheus(state.request.connections.prometheus) as prometheus:
             if not state.evidence.errors:
                 state = await client.save(await self._remember(client, prometheus, state))
             begun = min(state.snapshot.at, client.now()) if state.snapshot else 0.0
+            lost = False
             while state.phase is Phase.CANARY:
                 await asyncio.sleep(next_look(self.service, begun, self.poll_seconds) - client.now())
                 begun = client.now()
                 try:
+                    # A write without an answer may have come through: the Lease says how far the rollout is.
+                    state = await client.own(self.namespace, self.service) if lost else state
+                    lost = True
                     state = await self._look(client, prometheus, state)
+                    lost = False
                 except UnavailableError as error:
                     self.log.warning("this look is lost: %s", error)
                 # An order that came since the last write has made this one read the Lease.
@@ -145,6 +204,12 @@ class CanaryTrigger(RolloutTrigger):
                 if state.paused_since is not None and state.announced != state.percent:
                     await client.save(replace(state, announced=state.percent))
                     return {"status": "paused", "report": waiting(state, client.now())}
+        return {"status": "decided", "decision": str(state.decision), "reason": state.reason}
+
+    async def outcome(self, client: RolloutClient, state: RolloutState) -> Event | None:  # noqa: ARG002
+        """The decision."""
+        if state.decision is None:
+            return None
         return {"status": "decided", "decision": str(state.decision), "reason": state.reason}
 
     async def _remember(self, client: RolloutClient, prometheus: PrometheusClient, state: RolloutState) -> RolloutState:
@@ -167,14 +232,10 @@ class CanaryTrigger(RolloutTrigger):
         from ml_lifecycle.kserve.look import look, trouble
         from ml_lifecycle.kserve.rollout import Decision
 
-        service = await client.service(state)
-        if reason := trouble(state, service):
+        service = await client.move(state)
+        reason = trouble(state, service)
+        if service is None or reason:
             return await client.save(state.decide(Decision.ROLLED_BACK, reason))
-        if service is None or service.canary_percent != state.percent:
-            await client.apply(state, state.wanted(state.percent), force=True)
-            service = await client.service(state) or service
-        if service is None:
-            return state
         counters = await client.counters(state, prometheus)
         if reason := await client.crashed(state, counters):
             return await client.save(state.decide(Decision.ROLLED_BACK, reason))
@@ -183,7 +244,7 @@ class CanaryTrigger(RolloutTrigger):
         self.log.info("%s", seen.line)
         after = await client.save(seen.state)
         if after.percent != state.percent:
-            await client.apply(after, after.wanted(after.percent), force=True)
+            await client.move(after)
         return after
 
 
@@ -200,7 +261,14 @@ class CloseTrigger(RolloutTrigger):
             return {"status": "absent"}
         if state.phase is Phase.CLOSED:
             return {"status": "closed", "report": await client.report(state)}
+        state = await client.own(self.namespace, self.service)
         return {"status": "closed", "report": await client.close(state, poll_seconds=self.poll_seconds)}
+
+    async def outcome(self, client: RolloutClient, state: RolloutState) -> Event | None:
+        """Its report."""
+        from ml_lifecycle.kserve.rollout import Phase
+
+        return {"status": "closed", "report": await client.report(state)} if state.phase is Phase.CLOSED else None
 
 
 def next_look(service: str, begun: float, seconds: float) -> float:

@@ -120,6 +120,10 @@ class LeaseLostError(LifecycleError):
     """The Lease that was to be renewed or released is another's by now, or is gone."""
 
 
+class LeaseOvertakenError(LeaseLostError):
+    """Another driver of the same holder has written what this one does not know: it goes on, this one does not."""
+
+
 class WaitFailedError(LifecycleError):
     """The object that was waited for reached a state from which it cannot become what was awaited."""
 

@@ -1,7 +1,11 @@
 """Leases (coordination.k8s.io/v1): one holder at a time, until it releases or stops renewing.
 
 The deciding write always carries the resourceVersion that was read, so two takers cannot both win. Annotations
-travel with the Lease: they are the holder's state, and a successor reads them.
+travel with the Lease: they are the holder's state, and a successor reads them. One holder may have several drivers
+(tries of a task, triggerers): one that meets annotations which it neither knew nor wrote has been overtaken.
+
+Clocks differ. What looks expired by one's own clock is only then sure to be when the renewal lies an hour further back
+than the Lease lasts; else it must be watched: expired is what stood unchanged for its whole duration.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from ml_lifecycle.kubernetes.exceptions import (
     ConflictError,
     LeaseHeldError,
     LeaseLostError,
+    LeaseOvertakenError,
     NotFoundError,
 )
 from ml_lifecycle.kubernetes.resource import LEASE
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
 MANAGED_BY = {"app.kubernetes.io/managed-by": "ml-lifecycle"}
 _MICRO_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 _ATTEMPTS = 5
+_CLOCKS_DIFFER = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -45,11 +51,18 @@ class Lease:
     @property
     def expires(self) -> datetime | None:
         """When it may be taken over; None if it was never held."""
-        return None if self.renewed is None else self.renewed + timedelta(seconds=self.duration_seconds)
+        try:
+            return None if self.renewed is None else self.renewed + timedelta(seconds=self.duration_seconds)
+        except OverflowError:
+            return datetime.max.replace(tzinfo=UTC)
 
     def held(self, now: datetime) -> bool:
         """Whether somebody holds it at `now` (aware)."""
         return bool(self.holder) and self.expires is not None and now < self.expires
+
+    def surely_free(self, now: datetime) -> bool:
+        """Whether nobody holds it at `now` (aware), by anybody's clock."""
+        return not self.held(now - _CLOCKS_DIFFER)
 
 
 def lease_name(service: str) -> str:
@@ -74,8 +87,14 @@ def parse_lease(manifest: Mapping[str, Any]) -> Lease:
 
 
 def is_held(manifest: Mapping[str, Any] | None, now: datetime) -> bool:
-    """Whether the Lease object is held at `now` (aware); an absent one is not."""
-    return manifest is not None and parse_lease(manifest).held(now)
+    """Whether the Lease object is held at `now` (aware); an absent one is not.
+
+    For who only keeps away from it: clocks differ, so it is given its duration twice.
+    """
+    if manifest is None:
+        return False
+    lease = parse_lease(manifest)
+    return lease.held(now - timedelta(seconds=lease.duration_seconds))
 
 
 async def read(client: KubernetesClient, namespace: str, name: str) -> Lease | None:
@@ -111,6 +130,14 @@ async def acquire(
     raise LeaseHeldError(name, "many at once", _text(now))
 
 
+async def take(client: KubernetesClient, seen: Lease, holder: str, duration_seconds: int, now: datetime) -> Lease:
+    """Takes the Lease as it was `seen`; LeaseHeldError if anybody has written it since."""
+    try:
+        return await _write(client, seen, _taken(seen, holder, duration_seconds, now), {})
+    except (ConflictError, NotFoundError) as error:
+        raise LeaseHeldError(seen.name, seen.holder, _text(seen.expires or now)) from error
+
+
 async def renew(
     client: KubernetesClient,
     namespace: str,
@@ -119,13 +146,20 @@ async def renew(
     now: datetime,
     annotations: Mapping[str, str | None] | None = None,
     known: Lease | None = None,
+    *,
+    duration_seconds: int | None = None,
 ) -> Lease:
     """Prolongs the Lease from `now` (aware) on; LeaseLostError if it is another's by now, or gone.
 
     An expired Lease that nobody has taken over is still its holder's. `known`, the Lease as last read or written, saves
     reading it: who has changed it since is met all the same, because its resourceVersion is no longer the present one.
+    LeaseOvertakenError where these annotations are no longer as they were known: another driver of this holder has
+    written them, and what it wrote is never overwritten unread.
     """
-    return await _write_own(client, namespace, name, holder, {"renewTime": _text(now)}, annotations, known)
+    spec: dict[str, Any] = {"renewTime": _text(now)}
+    if duration_seconds is not None:
+        spec["leaseDurationSeconds"] = duration_seconds
+    return await _write_own(client, namespace, name, holder, spec, annotations, known)
 
 
 async def release(
@@ -143,6 +177,8 @@ async def release(
     given_up = {"holderIdentity": None, "renewTime": None}
     try:
         await _write_own(client, namespace, name, holder, given_up, annotations, known)
+    except LeaseOvertakenError:
+        raise
     except LeaseLostError:
         return False
     return True
@@ -157,8 +193,8 @@ async def _write_own(
     annotations: Mapping[str, str | None] | None,
     known: Lease | None,
 ) -> Lease:
+    found = known or await read(client, namespace, name)
     for _ in range(_ATTEMPTS):
-        found, known = known or await read(client, namespace, name), None
         if found is None:
             raise LeaseLostError(f"Lease {name!r} in namespace {namespace!r} is gone; {holder!r} held it")
         if found.holder != holder:
@@ -167,8 +203,17 @@ async def _write_own(
         try:
             return await _write(client, found, spec, annotations)
         except (ConflictError, NotFoundError):
-            continue  # it changed in between, perhaps by our own write whose answer was lost
+            before, found = found, await read(client, namespace, name)
+        if found is not None and found.holder == holder and _overtaken(before, found, annotations or {}):
+            raise LeaseOvertakenError(
+                f"Lease {name!r} in namespace {namespace!r}: another driver of {holder!r} has gone on with it"
+            )
     raise LeaseLostError(f"Lease {name!r} in namespace {namespace!r} changes faster than {holder!r} can write it")
+
+
+def _overtaken(before: Lease, found: Lease, wanted: Mapping[str, str | None]) -> bool:
+    """Whether `found` is neither what was known, whatever else others annotate, nor our write without an answer."""
+    return any(found.annotations.get(key) not in (before.annotations.get(key), text) for key, text in wanted.items())
 
 
 async def _write(

@@ -13,6 +13,7 @@ from ml_lifecycle.exceptions import SettingsError
 from ml_lifecycle.settings.locks import DEFAULT_LOCKS, check_lock, lock_of
 from ml_lifecycle.settings.model import Connections, Settings
 from ml_lifecycle.settings.section import Section
+from ml_lifecycle.settings.serving import Serving
 
 
 def parse_settings(
@@ -40,7 +41,7 @@ def parse_settings(
 
 
 def places(variable: str | Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Where any model's things may be: `clouds` as (Yandex connection, folder), and `kubernetes` connections.
+    """Where any model's things are: `clouds` as (Yandex connection, folder), `kubernetes` as (connection, namespace).
 
     An empty folder is the connection's own. Reads no more than it needs: what is wrong elsewhere in the settings must
     not keep `clean_up` from its work.
@@ -52,7 +53,8 @@ def places(variable: str | Mapping[str, Any]) -> dict[str, list[Any]]:
         connections = merged.get("connections", {})
         folder = merged.get("cluster", {}).get("folder_id") or ""
         clouds.add((connections.get("yandex") or Connections().yandex, folder))
-        kubernetes.add(connections.get("kubernetes") or Connections().kubernetes)
+        namespace = merged.get("serving", {}).get("namespace") or Serving().namespace
+        kubernetes.add((connections.get("kubernetes") or Connections().kubernetes, namespace))
     return {"clouds": sorted(clouds), "kubernetes": sorted(kubernetes)}
 
 

@@ -7,19 +7,21 @@ import json
 import logging
 import shlex
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 from ml_lifecycle.canary.evidence import Window
 from ml_lifecycle.canary.snapshot import Gap, Snapshot
+from ml_lifecycle.data_lake.layout import Layout
 from ml_lifecycle.kserve.client import evidence
 from ml_lifecycle.kserve.client.lease import Clock, RolloutLease, utc_now
 from ml_lifecycle.kserve.client.service import ServiceClient
 from ml_lifecycle.kserve.closing import Act, Closing, ended, left_serving, next_closing, noted
 from ml_lifecycle.kserve.exceptions import RolloutInterruptedError, RolloutRefusedError, RolloutStuckError
-from ml_lifecycle.kserve.look import edited
-from ml_lifecycle.kserve.manifest import picked
+from ml_lifecycle.kserve.look import edited, trouble
+from ml_lifecycle.kserve.manifest import Manifest, picked
+from ml_lifecycle.kserve.proof import unproven
 from ml_lifecycle.kserve.report import report
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.revisions import Readiness, Service, crashed, readiness
@@ -36,14 +38,17 @@ from ml_lifecycle.kserve.rollout import (
 from ml_lifecycle.kserve.standard import UNSPLITTABLE, own_address
 from ml_lifecycle.kubernetes.client import KubernetesClient
 from ml_lifecycle.kubernetes.conditions import pause
-from ml_lifecycle.kubernetes.exceptions import ConflictError
+from ml_lifecycle.kubernetes.exceptions import ConflictError, LeaseLostError
 from ml_lifecycle.prometheus.client import PrometheusClient
+from ml_lifecycle.settings import Settings
 
 log = logging.getLogger(__name__)
 
 # A ready canary gets its place in the HTTPRoute at once; traffic that Knative moves back has moved by then.
 _UNROUTED_SECONDS = 60.0
 _RETURN_SECONDS = 30.0
+_ATTEMPTS = 20
+_AGAIN_SECONDS = 0.1
 
 
 @asynccontextmanager
@@ -66,9 +71,28 @@ class RolloutClient(RolloutLease):
         """The InferenceService as it stands; None if absent."""
         return await self._services.find(state)
 
-    async def apply(self, state: RolloutState, wanted: Wanted, *, force: bool = False) -> None:
-        """Server-side apply of the InferenceService."""
-        await self._services.apply(state, wanted, force=force)
+    async def move(self, state: RolloutState) -> Service | None:
+        """Gives the canary the percent that the state says, unless somebody changed the service; as it stands then.
+
+        The state is on the Lease before. Read the service, see that the Lease is still this driver's, apply to the
+        service as read: so a driver that slept meanwhile, however long, changes nothing that its successor has changed.
+        """
+        service = await self.service(state)
+        for _ in range(_ATTEMPTS):
+            if service is None or service.canary_percent == state.percent or trouble(state, service):
+                break
+            await self._apply(state, state.wanted(state.percent), service)
+            service = await self.service(state)
+        return service
+
+    async def _apply(self, state: RolloutState, wanted: Wanted, seen: Service) -> None:
+        """Applies to the service as it was `seen`; nothing where it has changed since: the caller looks again."""
+        await self.check(state)
+        try:
+            await self._services.apply(state, wanted, resource_version=seen.resource_version, force=True)
+        except ConflictError as conflict:
+            log.info("InferenceService %s has changed since it was read: %s", state.service, conflict.message)
+            await asyncio.sleep(_AGAIN_SECONDS)
 
     async def open(self, request: RolloutRequest, golden: str) -> RolloutState:
         """Takes the Lease and opens the canary at 0 %; goes on with what this or a dead run has begun.
@@ -78,7 +102,7 @@ class RolloutClient(RolloutLease):
         namespace, name = request.namespace, request.model
         live = await self._check(request)
         await self.acquire(request)
-        left = await self.load(namespace, name)
+        left = await self._believed(await self.load(namespace, name), live, request)
         if left is not None and _goes_on(left, request):
             return await self._resume(left, request, golden)
         if left is not None and (left.phase is not Phase.CLOSED or _still_frozen(left, live)):
@@ -92,6 +116,46 @@ class RolloutClient(RolloutLease):
                 f"and remove {'spec.canary' if live.standard else 'canaryTrafficPercent'}"
             )
         return await self._begin(request, live, golden)
+
+    async def _believed(
+        self, left: RolloutState | None, live: Service | None, request: RolloutRequest
+    ) -> RolloutState | None:
+        """What another run left open; None where it would make of the service what nothing else confirms."""
+        if left is None or live is None or left.phase is Phase.CLOSED or left.holder == self.holder:
+            return left
+        reason = unproven(left, live, await self._services.predictor(request, request.storage_uri))
+        if reason:
+            log.error("what %s left on the Lease of %s is not gone on with: %s", left.holder, left.service, reason)
+        return None if reason else left
+
+    async def abandon(self, state: RolloutState, settings: Settings | None) -> dict[str, Any]:
+        """Closes what a dead run left, as `abandoned` has found it and as its `on_deadline` says; the report.
+
+        `settings` of the model as they are now: its connections and namespace are theirs, whatever the Lease says.
+        RolloutRefusedError where the Lease would have served what nothing else confirms; nothing has changed then.
+        LeaseHeldError if it lives again.
+        """
+        live = await self.service(state)
+        expected = None
+        if settings is not None:
+            if settings.serving.namespace != state.request.namespace:
+                raise RolloutRefusedError(f"settings name namespace {settings.serving.namespace!r} for it")
+            request = RolloutRequest.of(
+                settings, version="0", storage_uri=Layout(settings.data_lake).serving_files(state.service, "0")
+            )
+            expected = await self._services.predictor(request, request.storage_uri)
+            state = replace(state, request=state.request.model_copy(update={"connections": settings.connections}))
+        if live is not None and (reason := unproven(state, live, expected)):
+            raise RolloutRefusedError(reason)
+        first = live is not None and bool(live.rolled_out) and state.stable is None
+        if first and state.decision is Decision.ROLLED_BACK:
+            raise RolloutRefusedError(
+                "nothing served before it, and a Lease alone deletes nothing that serves: delete it"
+            )
+        freeze = first or state.request.rollout.on_deadline == "freeze"
+        decision = Decision.FROZEN if freeze else Decision.ROLLED_BACK
+        taken = await self.take_over(state)
+        return await self.close(taken.decide(decision, f"{state.holder} abandoned the rollout"))
 
     async def _resume(self, left: RolloutState, request: RolloutRequest, golden: str) -> RolloutState:
         """Goes on; a successor does not inherit the time that passed while nobody held the Lease."""
@@ -115,24 +179,57 @@ class RolloutClient(RolloutLease):
     async def _begin(self, request: RolloutRequest, live: Service | None, golden: str) -> RolloutState:
         candidate = await self._services.predictor(request, request.storage_uri)
         left = await self.load(request.namespace, request.model)
-        state = await self.save(opened(request, self.holder, candidate, live, self.now()))
+        state = await self.begin(opened(request, self.holder, candidate, live, self.now()))
         await self._apply_candidate(state, left, golden)
         return state
 
     async def _apply_candidate(self, state: RolloutState, left: RolloutState | None, golden: str) -> None:
         """The golden cases, the runtime and the candidate at 0 %; the same again changes nothing."""
-        request = state.request
-        await self._services.apply_golden(request, golden)
-        if state.kind is Kind.UNCHANGED:
-            return
-        await self._services.apply_runtime(request)
+        created = None
+        try:
+            await self._services.apply_golden(state.request, golden)
+            if state.kind is not Kind.UNCHANGED:
+                await self._services.apply_runtime(state.request)
+                created = await self._apply_spec(state, left)
+            await self.check(state)
+        except LeaseLostError:
+            await self._withdraw(state, created)
+            raise
+
+    async def _apply_spec(self, state: RolloutState, left: RolloutState | None) -> Manifest | None:
+        """The service, if this has created it."""
         # Percent and storageUri in one request: a percent alone would move traffic to an older revision.
         wanted = state.wanted(0 if state.kind is Kind.CANARY else None)
-        try:
-            await self.apply(state, wanted)
-        except ConflictError as conflict:
-            await self._check_disputed(state, left, conflict)
-            await self.apply(state, wanted, force=True)
+        force = False
+        for _ in range(_ATTEMPTS):
+            seen = (await self._services.raw(state)).get("metadata", {}).get("resourceVersion", "")
+            await self.check(state)
+            try:
+                applied = await self._services.apply(state, wanted, resource_version=seen, force=force)
+            except ConflictError as conflict:
+                if conflict.owners:
+                    await self._check_disputed(state, left, conflict)
+                    force = True
+                continue
+            return None if seen else applied
+        raise RolloutInterruptedError(f"InferenceService {state.service!r} changes faster than a rollout can open")
+
+    async def _withdraw(self, state: RolloutState, created: Manifest | None) -> None:
+        """What a driver that slept too long has made after its rollout was closed; nobody else would miss it."""
+        standing = await self.load(state.request.namespace, state.service)
+        if standing is not None and standing.phase is not Phase.CLOSED:
+            return
+        await self._services.delete_golden(state.request)
+        if created is None or (standing is not None and standing.decision is Decision.PROMOTED):
+            return
+        for _ in range(_ATTEMPTS):
+            metadata = (await self._services.raw(state)).get("metadata", {})
+            identity = [(one.get("uid"), one.get("generation")) for one in (metadata, created["metadata"])]
+            if identity[0] != identity[1]:
+                return
+            with suppress(ConflictError):
+                await self._services.delete(state, resource_version=metadata["resourceVersion"])
+                return
 
     async def _check_disputed(self, state: RolloutState, left: RolloutState | None, conflict: ConflictError) -> None:
         """RolloutRefusedError unless what others own is as the last rollout `left` it: so no change of theirs is lost.
@@ -170,6 +267,7 @@ class RolloutClient(RolloutLease):
                 return left  # an earlier try of this task has done it
             raise RolloutRefusedError(f"version {request.version} of {request.model!r} serves already")
         await self.acquire(request)
+        left = await self._believed(left, live, request)
         if left is not None and (left.phase is not Phase.CLOSED or _still_frozen(left, live)):
             await self._clear(left)
             live = await self._services.live(request) or live
@@ -178,7 +276,7 @@ class RolloutClient(RolloutLease):
         target = replace(await self._services.predictor(request, request.storage_uri), name=gone.name)
         kept = "" if live.standard else await self._services.kept(live, request)
         await self._services.apply_runtime(request)
-        return await self.save(returning(going, self.holder, target, live, kept, reason, self.now()))
+        return await self.begin(returning(going, self.holder, target, live, kept, reason, self.now()))
 
     async def readiness(self, state: RolloutState) -> tuple[RolloutState, Readiness]:
         """Whether the new revision may be begin_testing; the state follows."""
@@ -254,7 +352,7 @@ class RolloutClient(RolloutLease):
                 said = closing.reason
             if closing.act is Act.DONE:
                 break
-            await self._act(state, closing)
+            await self._act(state, closing, service)
             if closing.act is Act.WAIT:
                 state = self._check_patience(state, closing)
                 state = await self.keep(noted(state, service))
@@ -273,11 +371,17 @@ class RolloutClient(RolloutLease):
         """Of a rollout that is closed already."""
         return report(state, await self.service(state), state.closed_at or self.now())
 
-    async def _act(self, state: RolloutState, closing: Closing) -> None:
-        if closing.act is Act.APPLY and closing.wanted is not None:
-            await self.apply(state, closing.wanted, force=True)
-        if closing.act is Act.DELETE:
-            await self._services.delete(state)
+    async def _act(self, state: RolloutState, closing: Closing, service: Service | None) -> None:
+        if service is None or closing.act not in (Act.APPLY, Act.DELETE):
+            return
+        if closing.wanted is not None:
+            await self._apply(state, closing.wanted, service)
+            return
+        await self.check(state)
+        try:
+            await self._services.delete(state, resource_version=service.resource_version)
+        except ConflictError as conflict:
+            log.info("InferenceService %s has changed since it was read: %s", state.service, conflict.message)
 
     def _check_patience(self, state: RolloutState, closing: Closing) -> RolloutState:
         """A return that Knative does not carry out by moving traffic is carried out by a new revision."""

@@ -142,9 +142,14 @@ class ServiceClient:
         if runtime := self._templates.serving_runtime(request.serving):
             await self._kubernetes.apply(runtime, field_manager=FIELD_MANAGER)
 
-    async def apply(self, state: RolloutState, wanted: Wanted, *, force: bool = False) -> None:
-        """Server-side apply of the InferenceService."""
-        await self._kubernetes.apply(self.manifest(state, wanted), field_manager=FIELD_MANAGER, force=force)
+    async def apply(
+        self, state: RolloutState, wanted: Wanted, *, resource_version: str = "", force: bool = False
+    ) -> Manifest:
+        """Server-side apply of the InferenceService as it was read, as stored; ConflictError if it has changed."""
+        manifest = self.manifest(state, wanted)
+        if resource_version:
+            manifest["metadata"]["resourceVersion"] = resource_version
+        return await self._kubernetes.apply(manifest, field_manager=FIELD_MANAGER, force=force)
 
     def manifest(self, state: RolloutState, wanted: Wanted) -> Manifest:
         """The InferenceService as it is wanted."""
@@ -163,9 +168,11 @@ class ServiceClient:
         """The InferenceService as the API shows it; empty if absent."""
         return await self._kubernetes.find(INFERENCE_SERVICE, state.service, state.request.namespace) or {}
 
-    async def delete(self, state: RolloutState) -> None:
-        """The InferenceService and, by KServe, all that it owns."""
-        await self._kubernetes.delete(INFERENCE_SERVICE, state.service, state.request.namespace)
+    async def delete(self, state: RolloutState, *, resource_version: str = "") -> None:
+        """The InferenceService as it was read and, by KServe, all that it owns; ConflictError if it has changed."""
+        await self._kubernetes.delete(
+            INFERENCE_SERVICE, state.service, state.request.namespace, resource_version=resource_version or None
+        )
 
     async def pods(self, state: RolloutState, revision: str, *, standard: bool) -> list[dict[str, Any]]:
         """Of a revision."""
