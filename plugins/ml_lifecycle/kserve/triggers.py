@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 import zlib
 from abc import abstractmethod
 from collections.abc import AsyncIterator

@@ -146,8 +146,6 @@ async def renew(
     now: datetime,
     annotations: Mapping[str, str | None] | None = None,
     known: Lease | None = None,
-    *,
-    duration_seconds: int | None = None,
 ) -> Lease:
     """Prolongs the Lease from `now` (aware) on; LeaseLostError if it is another's by now, or gone.
 
@@ -156,10 +154,7 @@ async def renew(
     LeaseOvertakenError where these annotations are no longer as they were known: another driver of this holder has
     written them, and what it wrote is never overwritten unread.
     """
-    spec: dict[str, Any] = {"renewTime": _text(now)}
-    if duration_seconds is not None:
-        spec["leaseDurationSeconds"] = duration_seconds
-    return await _write_own(client, namespace, name, holder, spec, annotations, known)
+    return await _write_own(client, namespace, name, holder, {"renewTime": _text(now)}, annotations, known)
 
 
 async def release(

@@ -45,8 +45,6 @@ _RENEW_AFTER = timedelta(minutes=1)
 _ATTEMPTS = 20
 _POLL_SECONDS = 0.5
 _OURS = "app.kubernetes.io/managed-by=ml-lifecycle"
-# Nobody renews the Lease while a pod asks the new revision its golden cases.
-_SMOKE_TEST_SECONDS = 1800
 
 Clock = Callable[[], datetime]
 Key = tuple[str, str]
@@ -181,7 +179,6 @@ class RolloutLease:
                 self._clock(),
                 {STATE_ANNOTATION: text, **annotations},
                 self._known.get(key),
-                duration_seconds=_duration(state),
             )
 
         fitted = await _fitting(replace(state, driver=number, driver_mark=self._mark), write)
@@ -347,11 +344,6 @@ def _number(lease: leases.Lease | None) -> int:
     """Of the driver before; 0 where none can be told."""
     state = _readable(lease)
     return state.driver if state else 0
-
-
-def _duration(state: RolloutState) -> int:
-    testing = _SMOKE_TEST_SECONDS if state.phase is Phase.TESTING else 0
-    return state.request.lease_seconds + testing
 
 
 def _orders(lease: leases.Lease) -> Orders:
