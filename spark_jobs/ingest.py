@@ -8,47 +8,49 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
-from pathlib import PurePosixPath
+import json
+from collections.abc import Iterator, Sequence
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from serving.preprocessing import UnreadableImageError, decode, fit
+from serving.preprocessing import UnreadableImageError, examine, fit
 from spark_jobs import storage
-from spark_jobs.exceptions import DatasetError
+from spark_jobs.dataset_files import MAX_FILE_BYTES, DatasetFile, divide, list_dataset
+from spark_jobs.exceptions import DatasetError, StorageError
+from spark_jobs.image_folder import class_of, side_file
 from spark_jobs.job import open_session, run_job, satisfy_yarn, say
 from spark_jobs.lockbox import export_secret
 from spark_jobs.prepared import DOCUMENT, FORMAT, PIXELS
 from spark_jobs.specification import IngestSpecification
 from spark_jobs.splits import HOLDOUT, TRAIN, content_digest, listing_digest, rows_of_shard
 
-SESSION = {
-    # A folder of small files in a few tasks rather than in hundreds; large ones in so many that cores end together.
-    "spark.sql.files.openCostInBytes": str(64 * 1024),
-    "spark.sql.files.maxPartitionBytes": str(16 * 1024 * 1024),
-    "spark.sql.execution.arrow.pyspark.enabled": "true",
-    # Large photographs travel in small batches: a batch lies in memory whole.
-    "spark.sql.execution.arrow.maxRecordsPerBatch": "64",
-}
-FILE_COLUMNS = ["path", "label", "sha256", "size", "width", "height", "reason"]
-FILE_SCHEMA = "path string, label string, sha256 string, size long, width long, height long, reason string"
+SESSION = {"spark.sql.execution.arrow.pyspark.enabled": "true"}
+# What a worker holds of prepared images before it passes them on.
+BATCH_BYTES = 8 * 1024 * 1024
+BATCH_FILES = 64
+FILE_COLUMNS = ["path", "label", "sha256", "size", "width", "height", "reason", "damage"]
+FILE_SCHEMA = (
+    "path string, label string, sha256 string, size long, width long, height long, reason string, damage string"
+)
 # What a shard is made of: the image in its encoding, and the sums of its pixels' values and of their squares.
 IMAGE_COLUMNS = ["image", "sums", "squares"]
 IMAGE_SCHEMA = "image binary, sums array<long>, squares array<long>"
 SHARD_SCHEMA = "file string, rows long, sums array<long>, squares array<long>"
-NO_CLASS = "lies in no class folder"
 VALUES = np.arange(256)
 LEFT_OUT_SAID = 20
+# What a file that is listed but cannot be read has in place of a digest; it fails the job.
+LOST = "lost"
 
 
 def ingest(specification: IngestSpecification) -> dict[str, Any]:
     """Prepare the dataset, or find it prepared."""
-    files = _dataset_files(specification)
+    files = list_dataset(specification.dataset_uri)
+    if all(side_file(file.path) for file in files):
+        raise DatasetError(f"{specification.dataset_uri} holds no file; expected are images at <class>/<file>")
     preparation = {
         "format": FORMAT,
         "encoding": specification.encoding,
@@ -57,7 +59,10 @@ def ingest(specification: IngestSpecification) -> dict[str, Any]:
         "holdout": specification.holdout,
         "shard_rows": specification.shard_rows,
     }
-    listing = listing_digest([(file.path, file.size, file.changed) for file in files], preparation)
+    # What the desktop writes beside images changes with every look at them.
+    aside = {file.path for file in files if side_file(file.path)}
+    states = [(file.path, 0, 0) if file.path in aside else (file.path, file.size, file.changed) for file in files]
+    listing = listing_digest(states, preparation)
     listing_uri = storage.join(specification.prepared_base_uri, "listings", f"{listing}.json")
     known = _known(listing_uri, specification)
     if known is not None:
@@ -65,24 +70,12 @@ def ingest(specification: IngestSpecification) -> dict[str, Any]:
         _warn(known["warnings"])
         satisfy_yarn("ingest")
         return {**known, "reused": True}
-    result, seen = _prepare(specification, preparation, files)
-    if seen == {(file.path, file.size) for file in files}:
-        storage.write_json(listing_uri, {key: value for key, value in result.items() if key != "reused"})
+    result, changed = _prepare(specification, preparation, files)
+    if changed:
+        say(f"the folder changed while it was read ({', '.join(changed[:3])}, …): the next ingest reads it again")
     else:
-        say("the folder changed while it was read: the next ingest reads it again")
+        storage.write_json(listing_uri, {key: value for key, value in result.items() if key != "reused"})
     return result
-
-
-def _dataset_files(specification: IngestSpecification) -> list[storage.ListedFile]:
-    files = [file for file in storage.list_files(specification.dataset_uri) if not _is_hidden(file.path)]
-    if not files:
-        raise DatasetError(f"{specification.dataset_uri} holds no file; expected are images at <class>/<file>")
-    return files
-
-
-def _is_hidden(path: str) -> bool:
-    """Spark skips such files too."""
-    return any(part.startswith((".", "_")) for part in PurePosixPath(path).parts)
 
 
 def _known(listing_uri: str, specification: IngestSpecification) -> dict[str, Any] | None:
@@ -101,17 +94,22 @@ def _warn(warnings: list[str]) -> None:
 
 
 def _prepare(
-    specification: IngestSpecification, preparation: dict[str, Any], listed: list[storage.ListedFile]
-) -> tuple[dict[str, Any], set[tuple[str, int]]]:
-    """What the job reports, and the path and size of every file that it saw."""
+    specification: IngestSpecification, preparation: dict[str, Any], listed: list[DatasetFile]
+) -> tuple[dict[str, Any], list[str]]:
+    """What the job reports, and the paths of the files that changed while it read them."""
     from pyspark import StorageLevel
 
-    from spark_jobs.manifest import build_manifest, quarantine, require_trainable, summarize, warnings_about
+    from spark_jobs.manifest import build_manifest, quarantine, require_trainable, said, summarize, warnings_about
 
     session = open_session("ingest", SESSION)
-    images = _read_images(session, specification).persist(StorageLevel.MEMORY_AND_DISK)
-    files = _with_empty(images.select(*FILE_COLUMNS).toPandas(), listed, specification)
-    seen = set(zip(files["path"], files["size"].tolist(), strict=True))
+    wanted = [file for file in listed if file.reason is None]
+    images = _read_images(session, wanted, specification).persist(StorageLevel.MEMORY_AND_DISK)
+    read = images.select(*FILE_COLUMNS).toPandas()
+    _require_all(read, wanted)
+    sizes = {file.path: file.size for file in wanted}
+    changed = [row.path for row in read.itertuples() if row.size != sizes[row.path]]
+    files = pd.concat([read, _unread([file for file in listed if file.reason is not None])], ignore_index=True)
+    files = files.astype(dict.fromkeys(("size", "width", "height"), "int64"))
     manifest = build_manifest(files, holdout=specification.holdout, shard_rows=_shard_rows(files, specification))
     require_trainable(manifest, max_corrupt=specification.max_corrupt)
     summary = summarize(manifest)
@@ -120,7 +118,7 @@ def _prepare(
         f"{summary['train_images']} to train on and {summary['holdout_images']} held out"
     )
     left_out = quarantine(manifest)
-    for file in left_out[:LEFT_OUT_SAID]:
+    for file in said(left_out)[:LEFT_OUT_SAID]:
         say(f"left out: {file['path']}: {file['reason']}")
     kept = manifest[manifest["split"].notna()]
     digest = content_digest(zip(kept["label"], kept["sha256"], strict=True), preparation)
@@ -134,10 +132,10 @@ def _prepare(
     storage.write_bytes(storage.join(prepared_uri, "manifest.parquet"), buffer.getvalue())
     storage.write_json(quarantine_uri, left_out)
     if storage.exists(storage.join(prepared_uri, DOCUMENT)):
-        return {**result, "reused": True}, seen
+        return {**result, "reused": True}, changed
     shards = _write_shards(session, images, kept, prepared_uri, specification)
     storage.write_json(storage.join(prepared_uri, DOCUMENT), _document(digest, summary, shards, specification))
-    return {**result, "reused": False}, seen
+    return {**result, "reused": False}, changed
 
 
 def _shard_rows(files: pd.DataFrame, specification: IngestSpecification) -> int:
@@ -147,47 +145,75 @@ def _shard_rows(files: pd.DataFrame, specification: IngestSpecification) -> int:
     return rows_of_shard(specification.shard_rows, readable["size"].mean())
 
 
-def _read_images(session: Any, specification: IngestSpecification) -> Any:
-    """Every file decoded, checked and shrunk: FILE_COLUMNS and IMAGE_COLUMNS."""
-    root = unquote(urlsplit(specification.dataset_uri).path).rstrip("/") + "/"
+def _read_images(session: Any, files: Sequence[DatasetFile], specification: IngestSpecification) -> Any:
+    """Every file of `files` read, checked and shrunk: FILE_COLUMNS and IMAGE_COLUMNS.
+
+    Read by Python and not by Spark, which passes over names with `_`, takes `.crc` files for true, decodes names by the
+    locale and URIs in its own way.
+    """
+    context = session.sparkContext
+    tasks = divide(files, context.defaultParallelism)
+    paths = context.broadcast([json.dumps(task).encode() for task in tasks])
+    dataset_uri, secret_id = specification.dataset_uri, specification.secret_id
     image_size, channels, encoding = specification.image_size, specification.channels, specification.encoding
 
     def prepare(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        for batch in batches:
-            rows = [
-                prepare_file(path.split(root, 1)[1], bytes(content), image_size, channels, encoding)
-                for path, content in zip(batch["path"], batch["content"], strict=True)
-            ]
+        export_secret(secret_id)
+        wanted = [path for batch in batches for task in batch["id"] for path in json.loads(paths.value[task])]
+        rows: list[tuple[Any, ...]] = []
+        held = 0
+        for path in wanted:
+            row = read_file(dataset_uri, path, image_size, channels, encoding)
+            rows.append(row)
+            held += len(row[len(FILE_COLUMNS)] or b"")
+            if held >= BATCH_BYTES or len(rows) >= BATCH_FILES:
+                yield pd.DataFrame(rows, columns=[*FILE_COLUMNS, *IMAGE_COLUMNS])
+                rows, held = [], 0
+        if rows:
             yield pd.DataFrame(rows, columns=[*FILE_COLUMNS, *IMAGE_COLUMNS])
 
-    files = session.read.format("binaryFile").option("recursiveFileLookup", "true").load(specification.dataset_uri)
-    return files.select("path", "content").mapInPandas(prepare, f"{FILE_SCHEMA}, {IMAGE_SCHEMA}")
+    numbers = session.range(0, len(tasks), 1, max(1, len(tasks)))
+    return numbers.mapInPandas(prepare, f"{FILE_SCHEMA}, {IMAGE_SCHEMA}")
 
 
-def _with_empty(
-    files: pd.DataFrame, listed: list[storage.ListedFile], specification: IngestSpecification
-) -> pd.DataFrame:
-    """The files and, after them, the empty ones, which Spark passes over without a word."""
-    size, channels = specification.image_size, specification.channels
-    rows = [prepare_file(file.path, b"", size, channels, specification.encoding) for file in listed if not file.size]
-    empty = pd.DataFrame([row[: len(FILE_COLUMNS)] for row in rows], columns=FILE_COLUMNS)
-    return pd.concat([files, empty], ignore_index=True) if rows else files
+def read_file(dataset_uri: str, path: str, image_size: int, channels: int, encoding: str) -> tuple[Any, ...]:
+    """`prepare_file` of a file in the dataset; one that cannot be read is LOST, with the reason."""
+    try:
+        content = storage.read_bytes(storage.join(dataset_uri, path), most=MAX_FILE_BYTES)
+    except StorageError as error:
+        return path, class_of(path), LOST, 0, 0, 0, str(error), None, None, None, None
+    return prepare_file(path, content, image_size, channels, encoding)
+
+
+def _require_all(read: pd.DataFrame, wanted: Sequence[DatasetFile]) -> None:
+    """Refuse to go on without a file that is listed; StorageError."""
+    failed = read[read["sha256"] == LOST]
+    lost = {row.path: row.reason for row in failed.itertuples()}
+    lost |= dict.fromkeys(sorted({file.path for file in wanted} - set(read["path"])), "Spark lost it")
+    if lost:
+        first = "; ".join(f"{path}: {reason}" for path, reason in list(lost.items())[:LEFT_OUT_SAID])
+        raise StorageError(
+            f"{len(lost)} of {len(wanted)} files are listed but cannot be read, and none is left out in silence: "
+            f"{first}; mend or remove them, or try again if the folder has changed since"
+        )
+
+
+def _unread(files: Sequence[DatasetFile]) -> pd.DataFrame:
+    rows = [(file.path, class_of(file.path), "", file.size, 0, 0, file.reason, None) for file in files]
+    return pd.DataFrame(rows, columns=FILE_COLUMNS)
 
 
 def prepare_file(path: str, content: bytes, image_size: int, channels: int, encoding: str) -> tuple[Any, ...]:
     """One file, as a row of FILE_COLUMNS and IMAGE_COLUMNS; one that cannot be used has a reason and no image."""
-    sha256 = hashlib.sha256(content).hexdigest()
-    label, separator, _ = path.partition("/")
-    if not separator:
-        return path, "", sha256, len(content), 0, 0, NO_CLASS, None, None, None
+    sha256, label = hashlib.sha256(content).hexdigest(), class_of(path)
     try:
-        decoded = decode(content, image_size, channels)
+        examined = examine(content, image_size, channels)
     except UnreadableImageError as error:
-        return path, label, sha256, len(content), 0, 0, str(error), None, None, None
-    height, width, _ = decoded.shape
-    pixels = fit(decoded, image_size)
+        return path, label, sha256, len(content), 0, 0, str(error), None, None, None, None
+    height, width, _ = examined.pixels.shape
+    pixels = fit(examined.pixels, image_size)
     image = pixels.tobytes() if encoding == PIXELS else content
-    return path, label, sha256, len(content), width, height, None, image, *_sums(pixels)
+    return path, label, sha256, len(content), width, height, None, examined.damage, image, *_sums(pixels)
 
 
 def _sums(pixels: NDArray[np.uint8]) -> tuple[list[int], list[int]]:

@@ -1,24 +1,29 @@
 """The manifest of a dataset: one row for every file, what became of it and why. Pure, on pandas.
 
 Columns: `path` (relative), `label` (class), `sha256`, `size` (bytes), `width`, `height` (pixels, of
-a large JPEG those of the smaller scale at which it is decoded), `status`, `reason`, `split`, `shard`; the last two are
-None and -1 for files that are not kept.
+a large JPEG those of the smaller scale at which it is decoded), `reason`, `damage` (what a strict decoder says against
+a file that is used all the same), `status`, `split`, `shard`; the last two are None and -1 for files that are not kept.
+A file that was not read has no `sha256`. What lies beside images by custom (`side_file`) is `ignored`: it is listed,
+and counts neither as a file of the dataset nor as corrupt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import pandera.pandas as pa
 
 from spark_jobs.exceptions import DatasetError
+from spark_jobs.image_folder import side_file
 from spark_jobs.splits import HOLDOUT, TRAIN, shard_of, split_of
 
 KEPT = "kept"
 DUPLICATE = "duplicate"
 CORRUPT = "corrupt"
+IGNORED = "ignored"
 MIN_CLASSES = 2
 EXAMPLES = 5
 # A class with less than this share of what an even division would give it is rare.
@@ -29,12 +34,13 @@ SCHEMA = pa.DataFrameSchema(
     {
         "path": pa.Column(str, unique=True),
         "label": pa.Column(str),
-        "sha256": pa.Column(str, pa.Check.str_matches(r"^[0-9a-f]{64}$")),
+        "sha256": pa.Column(str, pa.Check.str_matches(r"^([0-9a-f]{64})?$")),
         "size": pa.Column("int64", pa.Check.ge(0)),
         "width": pa.Column("int64", pa.Check.ge(0)),
         "height": pa.Column("int64", pa.Check.ge(0)),
-        "status": pa.Column(str, pa.Check.isin([KEPT, DUPLICATE, CORRUPT])),
+        "status": pa.Column(str, pa.Check.isin([KEPT, DUPLICATE, CORRUPT, IGNORED])),
         "reason": pa.Column(str, nullable=True),
+        "damage": pa.Column(str, nullable=True),
         "split": pa.Column(str, pa.Check.isin([TRAIN, HOLDOUT]), nullable=True),
         "shard": pa.Column("int64", pa.Check.ge(-1)),
     },
@@ -49,7 +55,7 @@ SCHEMA = pa.DataFrameSchema(
 
 
 def build_manifest(files: pd.DataFrame, *, holdout: float, shard_rows: int) -> pd.DataFrame:
-    """The manifest of `files` (path, label, sha256, size, width, height, reason: None if readable).
+    """The manifest of `files` (path, label, sha256, size, width, height, reason: None if readable, damage).
 
     Of exact duplicates the first by path is kept; a content that lies in several classes is kept in none. Raises
     DatasetError if the outcome breaks the schema.
@@ -66,19 +72,24 @@ def build_manifest(files: pd.DataFrame, *, holdout: float, shard_rows: int) -> p
 
 
 def require_trainable(manifest: pd.DataFrame, *, max_corrupt: float) -> None:
-    """Refuse a dataset with too many corrupt files, with one class only, or with an empty split; DatasetError."""
-    corrupt = manifest[manifest["status"] == CORRUPT]
-    share = len(corrupt) / max(1, len(manifest))
+    """Refuse too many corrupt files, a class without images, one class only, or an empty split; DatasetError."""
+    corrupt, files = manifest[manifest["status"] == CORRUPT], int((manifest["status"] != IGNORED).sum())
+    share = len(corrupt) / max(1, files)
     if share > max_corrupt:
-        examples = "; ".join(f"{row.path}: {row.reason}" for row in corrupt.head(EXAMPLES).itertuples())
         raise DatasetError(
-            f"{len(corrupt)} of {len(manifest)} files ({share:.1%}) are corrupt, more than dataset.max_corrupt = "
-            f"{max_corrupt:.1%} allows; the first: {examples}"
+            f"{len(corrupt)} of {files} files ({share:.1%}) are corrupt, more than dataset.max_corrupt = "
+            f"{max_corrupt:.1%} allows; the first: {_examples(corrupt)}"
         )
     kept = manifest[manifest["status"] == KEPT]
     classes = sorted(kept["label"].unique())
     if len(classes) < MIN_CLASSES:
         raise DatasetError(f"the dataset has readable images of {len(classes)} class(es) {classes}; two are needed")
+    if lost := sorted(set(manifest["label"]) - set(classes) - {""}):
+        theirs = manifest[manifest["label"] == lost[0]]
+        raise DatasetError(
+            f"class {lost[0]!r} has no image left of {len(theirs)} files ({_examples(theirs)}); add images, or remove "
+            f"the folder{f', and those of {len(lost) - 1} more classes' if len(lost) > 1 else ''}"
+        )
     train = kept[kept["split"] == TRAIN]
     if absent := sorted(set(classes) - set(train["label"])):
         raise DatasetError(f"class {absent[0]!r} has no image in the training split; add images or lower the hold-out")
@@ -98,6 +109,7 @@ def summarize(manifest: pd.DataFrame) -> dict[str, Any]:
         "class_images": {label: int(counts[label]) for label in sorted(counts.index)},
         "corrupt": int((manifest["status"] == CORRUPT).sum()),
         "duplicates": int((manifest["status"] == DUPLICATE).sum()),
+        "ignored": int((manifest["status"] == IGNORED).sum()),
     }
 
 
@@ -122,17 +134,49 @@ def warnings_about(manifest: pd.DataFrame, quarantine_uri: str) -> list[str]:
             f"the hold-out has fewer than {MIN_HOLDOUT} images of {len(scarce)} class(es) ({listed}): their accuracy "
             "says little; add images or raise dataset.holdout"
         )
-    for status, said in ((CORRUPT, "are corrupt or contradict each other"), (DUPLICATE, "are exact duplicates")):
+    files = int((manifest["status"] != IGNORED).sum())
+    for status, what in ((CORRUPT, "are corrupt or contradict each other"), (DUPLICATE, "are exact duplicates")):
         if count := int((manifest["status"] == status).sum()):
-            share = count / len(manifest)
-            found.append(f"{count} of {len(manifest)} files ({share:.1%}) {said} and are left out: {quarantine_uri}")
-    return found
+            found.append(f"{count} of {files} files ({count / files:.1%}) {what} and are left out: {quarantine_uri}")
+    damaged = kept[kept["damage"].notna()]
+    if len(damaged):
+        first = "; ".join(f"{row.path}: {row.damage}" for row in damaged.head(EXAMPLES).itertuples())
+        found.append(f"{len(damaged)} images are damaged and used as far as they can be read; the first: {first}")
+    return [*found, *_alike(kept)]
+
+
+def _alike(kept: pd.DataFrame) -> list[str]:
+    """Sentences about folders that are one class, and about classes that may be meant as one."""
+    folders = kept["path"].str.partition("/")[0].groupby(kept["label"]).unique()
+    found = [
+        f"the folders {', '.join(map(ascii, sorted(names)))} are one class, {label!r}: their names differ in what is "
+        "not seen"
+        for label, names in folders.items()
+        if len(names) > 1
+    ]
+    spellings: dict[str, list[str]] = {}
+    for label in folders.index:
+        spellings.setdefault(unicodedata.normalize("NFKC", label).casefold(), []).append(label)
+    return found + [
+        f"the classes {', '.join(map(repr, names))} are told apart by their letters' case or form alone: are they one?"
+        for names in spellings.values()
+        if len(names) > 1
+    ]
 
 
 def quarantine(manifest: pd.DataFrame) -> list[Mapping[str, str]]:
     """The files that were left out, each with its path, status and reason."""
     left_out = manifest[manifest["status"] != KEPT]
     return [{"path": row.path, "status": row.status, "reason": row.reason} for row in left_out.itertuples()]
+
+
+def said(left_out: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """Those of `quarantine` that are worth a line in the log."""
+    return [file for file in left_out if file["status"] != IGNORED]
+
+
+def _examples(files: pd.DataFrame) -> str:
+    return "; ".join(f"{row.path}: {row.reason}" for row in files.head(EXAMPLES).itertuples())
 
 
 def _outcomes(manifest: pd.DataFrame) -> list[tuple[str, str | None]]:
@@ -145,7 +189,9 @@ def _outcomes(manifest: pd.DataFrame) -> list[tuple[str, str | None]]:
         labels.setdefault(sha256, set()).add(label)
     outcomes: list[tuple[str, str | None]] = []
     for path, sha256, reason in zip(manifest["path"], manifest["sha256"], manifest["reason"], strict=True):
-        if not pd.isna(reason):
+        if side_file(path):
+            outcomes.append((IGNORED, reason))
+        elif not pd.isna(reason):
             outcomes.append((CORRUPT, reason))
         elif len(labels[sha256]) > 1:
             outcomes.append((CORRUPT, f"the same image lies in classes {', '.join(sorted(labels[sha256]))}"))

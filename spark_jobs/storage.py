@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from pyarrow import ArrowInvalid, fs
 
@@ -36,12 +36,16 @@ def join(uri: str, *parts: str) -> str:
 
 
 def locate(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system of `uri` and the path in it; raises StorageError for a scheme that is not known."""
-    parts = urlsplit(uri)
-    if parts.scheme == "file":
-        return fs.LocalFileSystem(), unquote(parts.path)
-    if parts.scheme in ("s3", "s3a"):
-        return _s3(), f"{parts.netloc}{parts.path}"
+    """The file system of `uri` and the path in it; raises StorageError for a scheme that is not known.
+
+    A URI of the data lake is plain text, as Airflow and KServe read it: nothing in it is decoded, and `#`, `?` and `%`
+    are characters of a file's name.
+    """
+    scheme, separator, path = uri.partition("://")
+    if separator and scheme == "file" and path.startswith("/"):
+        return fs.LocalFileSystem(), path
+    if separator and scheme in ("s3", "s3a"):
+        return _s3(), path
     raise StorageError(f"{uri!r}: only file:///… and s3://bucket/… are known")
 
 
@@ -67,9 +71,11 @@ def exists(uri: str) -> bool:
         return bool(filesystem.get_file_info(path).type == fs.FileType.File)
 
 
-def read_bytes(uri: str) -> bytes:
-    """The whole content of a file; raises StorageError if it is not there."""
+def read_bytes(uri: str, *, most: int | None = None) -> bytes:
+    """The whole content of a file; raises StorageError if it is not there, or has more than `most` bytes."""
     with open_file(uri) as stream:
+        if most is not None and stream.size() > most:
+            raise StorageError(f"{uri} has {stream.size()} bytes, more than {most}")
         return bytes(stream.read())
 
 
@@ -128,6 +134,11 @@ def _s3() -> fs.FileSystem:
     options: dict[str, Any] = {"region": region} if region else {}
     if endpoint:
         parts = urlsplit(endpoint)
+        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/") or parts.query:
+            raise StorageError(
+                f"AWS_ENDPOINT_URL = {endpoint!r} is no address of an S3 server: it must be "
+                "https://host or http://host:port, without a path"
+            )
         options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
     return fs.S3FileSystem(**options)
 

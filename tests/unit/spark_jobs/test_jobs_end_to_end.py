@@ -108,7 +108,8 @@ class World:
         self.lake = f"file://{root}/lake"
         self.tracking_uri = f"sqlite:///{root}/mlflow.db"
 
-    def submit(self, job, specification, *, master=LOCAL, expect=0):
+    def submit(self, job, specification, *, master=LOCAL, expect=0, locale=None):
+        """Submit with the environment of this process, or with that of a host whose `locale` is given."""
         result = self.root / "lake" / "runs" / f"{job}.json"
         result.unlink(missing_ok=True)
         document = specification | {"result_uri": f"file://{result}", "secret_id": None}
@@ -124,6 +125,9 @@ class World:
         command += ["--py-files", str(jobs / "lifecycle_jobs.zip"), str(jobs / f"{job}.py")]
         python = {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | python
+        if locale is not None:
+            environment = {key: value for key, value in environment.items() if key != "LANG" and key[:3] != "LC_"}
+            environment |= locale
         ended = subprocess.run(
             [*command, "--specification", json.dumps(document)],
             cwd=self.root, env=environment, capture_output=True, text=True, timeout=300, check=False,
@@ -137,8 +141,8 @@ class World:
             "image_size": 16, "channels": 1, "holdout": 0.2, "max_corrupt": 0.02, "shard_rows": 32,
             "encoding": "pixels",
         }  # fmt: skip
-        expect = changes.pop("expect", 0)
-        return self.submit("ingest", specification | changes, expect=expect)
+        expect, locale = changes.pop("expect", 0), changes.pop("locale", None)
+        return self.submit("ingest", specification | changes, expect=expect, locale=locale)
 
     def new_run(self):
         from mlflow.tracking import MlflowClient
@@ -183,8 +187,9 @@ def test_ingest_accounts_for_every_file_and_is_reused(world, prepared):
     assert (prepared["corrupt"], prepared["duplicates"], prepared["reused"]) == (1, 1, False)
     folder = Path(prepared["prepared_uri"].removeprefix("file://"))
     quarantine = json.loads((folder / "quarantine.json").read_text())
-    assert [file["path"] for file in quarantine] == ["lying/zz copy.png", "upright/broken.png"]
-    assert quarantine[0]["reason"] == "same content as lying/0.png"
+    assert [file["path"] for file in quarantine] == [".hidden", "lying/zz copy.png", "upright/broken.png"]
+    assert [file["status"] for file in quarantine] == ["ignored", "duplicate", "corrupt"]
+    assert quarantine[1]["reason"] == "same content as lying/0.png"
     assert sorted(path.name for path in (folder / "train").iterdir())[-1] == "shard-00002.parquet"
     again = world.ingest()
     assert again["reused"]
@@ -229,6 +234,43 @@ def test_an_odd_folder_is_trained_on_and_its_oddities_are_said(world):
     _, run_id = world.new_run()
     trained = world.train(prepared, run_id, channels=3, epochs=6, processes=1)
     assert trained["holdout_accuracy"] > 0.8
+
+
+def shade(number):
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(number).integers(0, 256, (12, 12), np.uint8)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("locale", [{}, {"LC_ALL": "C"}])
+def test_every_file_is_used_or_listed_whatever_its_name_and_the_hosts_locale(world, locale):
+    """Names of cameras, archives and other alphabets, stale checksums, links, and a file too large for any memory."""
+    name = f"my {len(locale)} набор [v2]"
+    folder = world.root / "lake" / "datasets" / name
+    paths = [f"{label}/{name}" for label in ("_background", "cat", "собака 1") for name in
+             ("_DSC1.JPG", "IMG 2.jpg", "кот.png", "a#b?c%20d", "deep/er/3", *map(str, range(12)))]  # fmt: skip
+    for number, path in enumerate(paths):
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(shade(number))
+    (folder / "cat" / ".0.crc").write_bytes(b"crc\0\0\0\2\0stale")
+    (folder / "cat" / "link.png").symlink_to(world.root / "blob")
+    (world.root / "blob").write_bytes(shade(99))
+    (folder / "cat" / "Thumbs.db").write_bytes(b"no image")
+    with (folder / "cat" / "backup.zip").open("wb") as archive:
+        archive.truncate(200_000_000)
+    Path(os.fsdecode(os.fsencode(folder) + b"/cat/caf\xe9.png")).write_bytes(shade(98))
+    found = world.ingest(
+        dataset_uri=f"{world.lake}/datasets/{name}", prepared_base_uri=f"{world.lake}/prepared/{name}",
+        max_corrupt=0.05, locale=locale,
+    )  # fmt: skip
+    assert found["class_images"] == {"_background": 17, "cat": 18, "собака 1": 17}
+    assert (found["corrupt"], found["duplicates"], found["ignored"]) == (2, 0, 2)
+    left_out = json.loads((world.root / "lake" / "prepared" / name / found["digest"] / "quarantine.json").read_text())
+    assert {file["path"]: file["status"] for file in left_out} == {
+        "cat/.0.crc": "ignored", "cat/Thumbs.db": "ignored",
+        "cat/backup.zip": "corrupt", "cat/caf\\xe9.png": "corrupt",
+    }  # fmt: skip
 
 
 def test_train_and_evaluate(world, prepared):

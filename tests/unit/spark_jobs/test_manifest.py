@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark_jobs.exceptions import DatasetError
+from spark_jobs.image_folder import class_of, side_file
 from spark_jobs.manifest import (
     CORRUPT,
     DUPLICATE,
@@ -13,10 +14,13 @@ from spark_jobs.manifest import (
     build_manifest,
     quarantine,
     require_trainable,
+    said,
     summarize,
     warnings_about,
 )
 from spark_jobs.splits import HOLDOUT, TRAIN
+
+LOOK_ALIKE = ("caf\u00e9", "cafe\u0301", "caf\u00e9 ")
 
 
 def files(*rows):
@@ -25,12 +29,13 @@ def files(*rows):
         [
             {
                 "path": path,
-                "label": path.partition("/")[0],
+                "label": class_of(path),
                 "sha256": hashlib.sha256(content.encode()).hexdigest(),
                 "size": len(content),
                 "width": 8,
                 "height": 8,
                 "reason": reason,
+                "damage": None,
             }
             for path, content, reason in rows
         ]
@@ -84,6 +89,39 @@ def test_corrupt_files_above_the_limit_are_refused_by_name():
     require_trainable(manifest, max_corrupt=0.05)
     with pytest.raises(DatasetError, match=r"1 of 41 files \(2.4%\).*max_corrupt = 1.0%.*cat/bad.png: truncated"):
         require_trainable(manifest, max_corrupt=0.01)
+
+
+def test_what_lies_beside_images_is_listed_and_does_not_count():
+    rows = [(f"{label}/Thumbs.db", "t", "by its name no image") for label in ("cat", "dog")]
+    rows += [("README.md", "r", "by its name no image"), ("__MACOSX/cat/._0.png", "x", "hidden: __MACOSX")]
+    for row in rows:
+        assert side_file(row[0]) == row[2]
+    manifest = build_manifest(files(*many(200), *rows), holdout=0.3, shard_rows=64)
+    require_trainable(manifest, max_corrupt=0.0)
+    assert {row["path"] for row in quarantine(manifest)} == {path for path, _, _ in rows}
+    assert summarize(manifest)["ignored"] == 4
+    assert warnings_about(manifest, "file:///q.json") == []
+    assert said(quarantine(manifest)) == []
+
+
+def test_a_class_that_loses_all_its_files_is_refused_by_name():
+    rows = [*many(90), ("emu/1.png", "?", "truncated"), ("emu/labels.csv", "", "by its name no image")]
+    with pytest.raises(DatasetError, match=r"class 'emu' has no image left of 2 files \(emu/1.png: truncated; emu/lab"):
+        require_trainable(build_manifest(files(*rows), holdout=0.3, shard_rows=8), max_corrupt=1.0)
+
+
+def test_names_that_look_alike_are_one_class_and_damage_is_told():
+    rows = [(f"{name}/{number}", f"{name} {number}", None) for number in range(60) for name in LOOK_ALIKE]
+    table = files(*rows, *[(f"Dog/{number}", f"dog {number}", None) for number in range(60)])
+    table["label"] = table["path"].map(class_of)
+    table.loc[table["path"] == "Dog/0", "damage"] = "Corrupt JPEG data"
+    table = pd.concat([table, files(*[(f"dog/{number}", f"small {number}", None) for number in range(60)])])
+    manifest = build_manifest(table, holdout=0.3, shard_rows=64)
+    assert summarize(manifest)["classes"] == ["Dog", "café", "dog"]
+    damaged, one, case = warnings_about(manifest, "")
+    assert damaged == "1 images are damaged and used as far as they can be read; the first: Dog/0: Corrupt JPEG data"
+    assert one.startswith("the folders 'cafe\\u0301', 'caf\\xe9', 'caf\\xe9 ' are one class, 'café'")
+    assert case.startswith("the classes 'Dog', 'dog' are told apart by")
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,25 @@ def test_what_is_absent_is_named(tmp_path):
         storage.read_bytes("https://example.org/x")
 
 
+@pytest.mark.parametrize("name", ["my%20lake", "a#b", "a?b", "[v2]", "a//b/../c", "иван петров"])
+def test_a_uri_is_plain_text(tmp_path, name):
+    (tmp_path / "a").mkdir()
+    storage.write_bytes(f"file://{tmp_path}/{name}/x", b"1")
+    assert (tmp_path / name / "x").read_bytes() == b"1"
+    assert storage.read_bytes(f"file://{tmp_path}/{name}/x") == b"1"
+    assert [file.path for file in storage.list_files(f"file://{tmp_path}/{name}")] == ["x"]
+
+
+@pytest.mark.parametrize(
+    "address", ["storage.example.net", "https://storage.example.net/bucket", "ftp://x", "https://"]
+)
+def test_an_address_of_s3_that_is_none_is_named(address, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    storage._s3.cache_clear()
+    with pytest.raises(StorageError, match=r"AWS_ENDPOINT_URL = .*it must be https://host"):
+        storage.locate("s3://bucket/key")
+
+
 def test_s3_and_s3a_are_one(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_REGION", "ru-central1")
