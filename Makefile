@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for name in python3.11 python3.12 python3; do $$name -c 'import sys; sys.exit(not (3,11) <= sys.version_info < (3,13))' 2>/dev/null && echo $$name && break; done)
 RUN := .venv/bin/python
 DEMO_OPTIONS = $(if $(DATASET),--dataset "$(DATASET)") $(if $(PICTURE),--picture "$(PICTURE)")
-REQUIREMENTS := requirements.txt spark_jobs/requirements.txt serving/requirements.txt local/requirements.txt local/requirements.lock
+REQUIREMENTS := requirements.txt requirements-forecast.txt spark_jobs/requirements.txt serving/requirements.txt local/requirements.txt local/requirements.lock
 
 # The real thing in place of a stand-in, only when named on make's own command line: a KUBECONFIG that merely
 # stands in the environment must never receive a demo.
@@ -17,7 +17,7 @@ help: ## list the commands
 
 .venv/installed: $(REQUIREMENTS) local/set_up.py
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed: install it, or say where it is by make PYTHON=/path/to/python3.11"; exit 1; }
-	@$(PYTHON) local/set_up.py
+	@$(if $(TORCH_INDEX),TORCH_INDEX="$(TORCH_INDEX)") $(PYTHON) local/set_up.py
 
 demo: .venv/installed ## run the whole life of a model and print what happened; DATASET=folder for your own images
 	@$(RUN) -m local.demo $(DEMO_OPTIONS)

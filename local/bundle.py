@@ -2,7 +2,8 @@
 
 `dist/managed/dags/` is for services that take one folder of DAGs and know no plugins (Yandex's managed Airflow: copy
 it to the bucket's `dags/`); `dist/airflow/{dags,plugins}/` is for every other Airflow. Both hold the package with its
-templates and job files. Beside them: a zip of each, and a wheel of the package.
+templates and job files. Beside them: a zip of each, a wheel of the package, and bills of materials (CycloneDX) of what
+is installed with it: on Airflow's machines, in the serving image, on the cluster.
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+LOCKS = {
+    "airflow": "requirements.lock",
+    "serving": "serving/requirements.lock",
+    "cluster": "spark_jobs/requirements.lock",
+}
+FORECAST = "requirements-forecast.txt"
 RESOURCES = ("k8s_templates", "spark_jobs", "serving")
 IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", ".mypy_cache")
 
@@ -43,13 +50,15 @@ def write_bundle(target: Path) -> list[Path]:
     _dags(ordinary / "dags")
     _package(ordinary / "plugins" / "ml_lifecycle")
     shutil.copy2(REPOSITORY / "plugins" / ".airflowignore", ordinary / "plugins" / ".airflowignore")
-    shutil.copy2(REPOSITORY / "requirements.txt", ordinary / "requirements.txt")
+    for name in ("requirements.txt", "requirements.lock", FORECAST):
+        shutil.copy2(REPOSITORY / name, ordinary / name)
+    shutil.copy2(REPOSITORY / FORECAST, target / "managed" / FORECAST)
 
     zips = [
         Path(shutil.make_archive(str(target / f"ml-lifecycle-{folder}"), "zip", target / folder))
         for folder in ("managed", "airflow")
     ]
-    return [managed, ordinary, *zips, *_wheel(target)]
+    return [managed, ordinary, *zips, *_wheel(target), *_bills_of_materials(target)]
 
 
 def _managed_requirements() -> str:
@@ -83,6 +92,15 @@ def _wheel(target: Path) -> Iterable[Path]:
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(target)]
     subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
     return sorted(target.glob("*.whl"))
+
+
+def _bills_of_materials(target: Path) -> Iterable[Path]:
+    """Of each lock, its packages with versions and hashes; the same lock gives the same file."""
+    for name, lock in LOCKS.items():
+        file = target / f"{name}.cdx.json"
+        command = [sys.executable, "-m", "cyclonedx_py", "requirements", str(REPOSITORY / lock)]
+        subprocess.run([*command, "--output-reproducible", "--output-file", str(file)], check=True, capture_output=True)
+        yield file
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -19,37 +20,37 @@ from pathlib import Path
 import venv_pack
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-REQUIREMENTS = REPOSITORY / "spark_jobs" / "requirements.txt"
 LOCK = REPOSITORY / "spark_jobs" / "requirements.lock"
 CLUSTER_BRINGS = "pyspark"
 
 
-def archive_name(requirements: str, lock: str, python: str, prefix: str | None) -> str:
+def archive_name(lock: str, python: str, prefix: str | None) -> str:
     """`environment-<digest>.tar.gz`: another lock, Python or prefix makes another archive."""
-    digest = hashlib.sha256("\0".join((requirements, lock, python, prefix or "")).encode()).hexdigest()
+    digest = hashlib.sha256("\0".join((lock, python, prefix or "")).encode()).hexdigest()
     return f"environment-{digest[:16]}.tar.gz"
 
 
-def shipped(requirements: str) -> str:
-    """The requirements without those that the cluster brings."""
-    return "".join(line for line in requirements.splitlines(keepends=True) if not line.startswith(CLUSTER_BRINGS))
+def shipped(lock: str) -> str:
+    """The lock without what the cluster brings, each package with its hashes."""
+    packages = re.split(r"^(?=[a-z0-9])", lock, flags=re.MULTILINE | re.IGNORECASE)
+    return "".join(package for package in packages if not package.startswith(f"{CLUSTER_BRINGS}=="))
 
 
 def build(folder: Path, prefix: str | None) -> Path:
     """The archive in `folder`: found, or built."""
-    requirements = shipped(REQUIREMENTS.read_text())
+    lock = shipped(LOCK.read_text())
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    archive = folder / archive_name(requirements, LOCK.read_text(), python, prefix)
+    archive = folder / archive_name(lock, python, prefix)
     if archive.exists():
         return archive
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         environment = Path(scratch) / "environment"
         venv.create(environment, with_pip=True, symlinks=True)
-        wanted = Path(scratch) / "requirements.txt"
-        wanted.write_text(requirements)
+        wanted = Path(scratch) / "requirements.lock"
+        wanted.write_text(lock)
         install = ["-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
-        listed = ["--requirement", str(wanted), "--constraint", str(LOCK)]
+        listed = ["--require-hashes", "--no-deps", "--requirement", str(wanted)]
         subprocess.run([str(environment / "bin" / "python"), *install, *listed], check=True)
         draft = folder / f".{os.getpid()}.tar.gz"
         venv_pack.pack(prefix=str(environment), output=str(draft), python_prefix=prefix)

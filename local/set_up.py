@@ -15,7 +15,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-REQUIREMENTS = ("requirements.txt", "spark_jobs/requirements.txt", "serving/requirements.txt", "local/requirements.txt")
+REQUIREMENTS = (
+    "requirements.txt",
+    "requirements-forecast.txt",
+    "spark_jobs/requirements.txt",
+    "serving/requirements.txt",
+    "local/requirements.txt",
+)
 
 
 def main() -> int:
@@ -35,6 +41,9 @@ def main() -> int:
         for requirements in REQUIREMENTS:
             command += ["--requirement", str(ROOT / requirements)]
         command += ["--constraint", str(ROOT / "local" / "requirements.lock")]
+        # Of two builds of one version pip takes the one with a suffix: the CPU's, where this index has it.
+        if index := os.environ.get("TORCH_INDEX"):
+            command += ["--extra-index-url", index]
         if not run(command, output):
             return fail(f"the packages could not be installed: {last_line(log)} (all of it: {log})")
         if not prometheus(output):

@@ -1,12 +1,13 @@
 """`make bundle`: a real Airflow runs from the bundle alone, without the checkout on any path."""
 
+import json
 import re
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from local.bundle import write_bundle
+from local.bundle import LOCKS, write_bundle
 from local.dataset import write_digits
 from local.demo.airflow_api import AirflowApi
 from local.demo.follow import follow
@@ -38,6 +39,17 @@ def test_both_layouts_hold_every_dag_the_package_and_its_files(bundle):
         ):
             assert (package / needed).is_file(), needed
         assert not list(package.rglob("__pycache__"))
+
+
+def test_the_bills_of_materials_name_every_locked_package_with_its_hashes(bundle):
+    for name, lock in LOCKS.items():
+        bill = json.loads((bundle / f"{name}.cdx.json").read_text())
+        locked = re.findall(r"^([\w.-]+)(?:\[.*\])?==(\S+)", (REPOSITORY / lock).read_text(), re.MULTILINE)
+        assert {(part["name"], part["version"]) for part in bill["components"]} == set(locked)
+        assert all(reference["hashes"] for part in bill["components"] for reference in part["externalReferences"]), (
+            "a package without a hash"
+        )
+    assert "torch" not in (bundle / "airflow" / "requirements.lock").read_text(), "CUDA on every worker"
 
 
 def test_airflow_takes_no_file_of_the_package_for_a_dag(bundle):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ml_lifecycle.exceptions import LifecycleError
+from ml_lifecycle.exceptions import LifecycleError, RefusalError
 
 
 class ScalingError(LifecycleError):
@@ -27,6 +27,10 @@ class MetricError(ScalingError):
 
 class CacheFolderError(ScalingError):
     """The folder for load histories cannot be one."""
+
+
+class ForecastMissingError(ScalingError, RefusalError):
+    """The worker lacks what forecasts are made with."""
 
 
 class ScalingFailedError(ScalingError):

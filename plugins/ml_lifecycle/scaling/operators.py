@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from ml_lifecycle.scaling.exceptions import CacheFolderError, ScalingFailedError
+from ml_lifecycle.params import refusing
+from ml_lifecycle.scaling.exceptions import CacheFolderError, ForecastMissingError, ScalingFailedError
 
 if TYPE_CHECKING:
     from ml_lifecycle.scaling.decision import Decision
@@ -84,6 +86,8 @@ class ScaleReplicasOperator(BaseOperator):
 
     def execute(self, context: Any) -> list[dict[str, Any]]:  # noqa: ARG002
         """Runs the passes; ScalingFailedError if the last one could serve no scaler at all, CacheFolderError."""
+        with refusing():
+            _check_worker()
         changes, last = asyncio.run(self._run())
         if last and all(decision.error and not decision.written for decision in last):
             raise ScalingFailedError(f"none of {len(last)} MLScalers could be served; the first: {last[0].why}")
@@ -152,3 +156,12 @@ def _folder(path: str) -> Path | None:
 def _truth(value: bool | str | None) -> bool:  # noqa: FBT001
     """A template renders to text unless the DAG renders native objects."""
     return value if isinstance(value, bool) else str(value).strip().lower() == "true"
+
+
+def _check_worker() -> None:
+    """ForecastMissingError where torch is not installed: workers that never scale need not have it."""
+    if importlib.util.find_spec("torch") is None:
+        raise ForecastMissingError(
+            "this worker has no torch, which forecasts need: install requirements-forecast.txt on the workers that run "
+            "scale_replicas; it says how to take the CPU build"
+        )

@@ -22,16 +22,15 @@ def test_its_user_is_a_number_other_than_root() -> None:
     assert re.fullmatch(r"[1-9]\d*(:[1-9]\d*)?", user), user
 
 
-def test_its_base_is_pinned_to_a_patch_release() -> None:
+def test_its_base_is_pinned_by_digest() -> None:
     (version,) = given("ARG")
-    assert re.fullmatch(r"PYTHON=3\.11\.\d+-slim-bookworm", version), version
+    assert re.fullmatch(r"PYTHON=3\.11\.\d+-slim-bookworm@sha256:[0-9a-f]{64}", version), version
     assert {image.split()[0] for image in given("FROM")} == {"python:${PYTHON}"}
 
 
 def test_it_installs_what_is_asked_for_in_the_versions_that_are_locked() -> None:
     (install,) = given("RUN")
-    assert "--requirement requirements.txt" in install
-    assert "--constraint requirements.lock" in install
+    assert "--require-hashes --requirement requirements.lock" in install
     asked, locked = ((SERVING / f"requirements.{end}").read_text() for end in ("txt", "lock"))
     names = re.findall(r"^([\w-]+==\S+)", asked, re.MULTILINE)
     assert names
