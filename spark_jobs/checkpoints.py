@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from spark_jobs import storage
-from spark_jobs.exceptions import StorageError, TrainingError
+from spark_jobs.exceptions import FileMissingError, TrainingError
 from spark_jobs.job import say
 
 # Complete epochs, and batches of the next one.
@@ -69,11 +70,13 @@ def read_checkpoint(checkpoint_uri: str, name: str, plan: Mapping[str, Any]) -> 
 
 
 def names(checkpoint_uri: str) -> list[str]:
-    """The names of the checkpoints in a folder, the newest first."""
+    """The names of the checkpoints in a folder, the newest first; none where there is no such folder yet.
+
+    A storage that does not answer is an error: taken for "none", it would let a training begin anew.
+    """
     try:
         files = storage.list_files(checkpoint_uri)
-    except StorageError:
-        # Nothing has been written yet.
+    except FileMissingError:
         return []
     return sorted((file.path for file in files if NAME.fullmatch(file.path)), reverse=True)
 
@@ -88,12 +91,15 @@ def write_state(uri: str, content: Mapping[str, Any]) -> None:
 def read_state(uri: str) -> dict[str, Any]:
     """Read tensors and plain data; nothing in the file is executed.
 
-    Raises StorageError if there is no such file, UnreadableStateError if it holds something else.
+    Raises FileMissingError if there is no such file, UnreadableStateError if it holds something else, or other bytes
+    than were written: every record carries a checksum, which torch itself does not compare.
     """
     content = storage.read_bytes(uri)
     try:
+        if damaged := zipfile.ZipFile(io.BytesIO(content)).testzip():
+            raise UnreadableStateError(f"{uri} ({len(content)} bytes) is damaged: the checksum of {damaged} differs")
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         reason = str(error).partition("\n")[0]
         raise UnreadableStateError(f"{uri} ({len(content)} bytes) cannot be read: {reason}") from error
     if not isinstance(state, dict):

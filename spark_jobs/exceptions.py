@@ -16,7 +16,15 @@ class SecretError(JobError):
 
 
 class StorageError(JobError):
-    """The data lake has not got what a job needs, or cannot be reached."""
+    """The data lake has not got what a job needs, or does not give or take it."""
+
+
+class FileMissingError(StorageError):
+    """There is no such file or folder: the storage was asked, and said so."""
+
+
+class StorageUnreachableError(StorageError):
+    """The storage gave no answer: nothing is known of what lies there, least of all that it is absent."""
 
 
 class DatasetError(JobError):

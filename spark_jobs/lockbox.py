@@ -10,6 +10,7 @@ import base64
 import functools
 import json
 import os
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -21,6 +22,8 @@ TOKEN_PATH = "/computeMetadata/v1/instance/service-accounts/default/token"  # no
 DEFAULT_METADATA_ADDRESS = "169.254.169.254"
 DEFAULT_PAYLOAD_ENDPOINT = "https://payload.lockbox.api.cloud.yandex.net"
 TIMEOUT_SECONDS = 15
+PATIENCE_SECONDS = 180.0
+LONGEST_WAIT_SECONDS = 20.0
 
 
 @functools.cache
@@ -43,14 +46,24 @@ def _token() -> str:
 
 
 def _get(url: str, headers: dict[str, str], what: str) -> dict[str, Any]:
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
-            document: dict[str, Any] = json.load(answer)
-            return document
-    except urllib.error.HTTPError as error:
-        raise SecretError(
-            f"{what} cannot be read from {url}: HTTP {error.code}; the cluster's service account needs the role "
-            "lockbox.payloadViewer on the secret"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise SecretError(f"{what} cannot be read from {url}: {error}") from error
+    """The JSON at `url`; what passes (5xx, 429, no connection) is tried again until PATIENCE_SECONDS are over."""
+    deadline, wait = time.monotonic() + PATIENCE_SECONDS, 0.5
+    while True:
+        try:
+            return _ask(url, headers)
+        except urllib.error.HTTPError as error:
+            passes = error.code >= 500 or error.code in (408, 429)
+            role = "" if passes else "; the cluster's service account needs lockbox.payloadViewer on the secret"
+            failure = SecretError(f"{what} cannot be read from {url}: HTTP {error.code}{role}")
+        except (OSError, ValueError) as error:
+            passes, failure = True, SecretError(f"{what} cannot be read from {url}: {error}")
+        if not passes or time.monotonic() + wait > deadline:
+            raise failure
+        time.sleep(wait)
+        wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+
+
+def _ask(url: str, headers: dict[str, str]) -> dict[str, Any]:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
+        document: dict[str, Any] = json.load(answer)
+        return document

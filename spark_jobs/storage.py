@@ -1,6 +1,8 @@
 """Files of the data lake, on `file://` and `s3://` (`s3a://`) alike, through pyarrow.
 
-S3 is addressed with the usual AWS environment variables, which the Lockbox secret brings.
+S3 is addressed with the usual AWS environment variables, which the Lockbox secret brings. What passes (503 SlowDown,
+5xx, a connection that breaks) is tried again for minutes. What stays is one of two: FileMissingError, where the storage
+said that there is nothing, or StorageUnreachableError, where it said nothing that counts.
 """
 
 from __future__ import annotations
@@ -18,7 +20,11 @@ from urllib.parse import urlsplit
 
 from pyarrow import ArrowInvalid, fs
 
-from spark_jobs.exceptions import StorageError
+from spark_jobs.exceptions import FileMissingError, StorageError, StorageUnreachableError
+
+# Waits double from 25 ms, so they last for minutes. AWS' standard strategy would stop after some hundred retries in
+# the life of a process.
+RETRIES = 14
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ def locate(uri: str) -> tuple[fs.FileSystem, str]:
 
 
 def list_files(folder_uri: str) -> list[ListedFile]:
-    """All files below the folder, by path; raises StorageError if there is no such folder."""
+    """All files below the folder, by path; raises FileMissingError if there is no such folder."""
     filesystem, root = locate(folder_uri)
     selector = fs.FileSelector(root, recursive=True)
     with _explained(folder_uri):
@@ -72,7 +78,7 @@ def exists(uri: str) -> bool:
 
 
 def read_bytes(uri: str, *, most: int | None = None) -> bytes:
-    """The whole content of a file; raises StorageError if it is not there, or has more than `most` bytes."""
+    """The whole content of a file; raises FileMissingError, or StorageError if it has more than `most` bytes."""
     with open_file(uri) as stream:
         if most is not None and stream.size() > most:
             raise StorageError(f"{uri} has {stream.size()} bytes, more than {most}")
@@ -81,7 +87,7 @@ def read_bytes(uri: str, *, most: int | None = None) -> bytes:
 
 @contextlib.contextmanager
 def open_file(uri: str) -> Iterator[Any]:
-    """The file, for reading in any order; raises StorageError if it is not there, or cannot be read to the end."""
+    """The file, for reading in any order; raises FileMissingError if it is not there, StorageError if it breaks off."""
     filesystem, path = locate(uri)
     if isinstance(filesystem, fs.LocalFileSystem):
         filesystem = fs.LocalFileSystem(use_mmap=True)
@@ -90,23 +96,27 @@ def open_file(uri: str) -> Iterator[Any]:
 
 
 def write_bytes(uri: str, content: bytes) -> None:
-    """Write a file so that readers see either nothing or all of it."""
+    """Write a file so that readers see either nothing, or what was there before, or all of it."""
     filesystem, path = locate(uri)
+    folder, _, name = path.rpartition("/")
+    # A stream that is closed after an error publishes what it has (apache/arrow#40502): so never under the file's name.
+    draft = f"{folder}/.{name}.{uuid.uuid4().hex}"
     with _explained(uri):
-        if isinstance(filesystem, fs.LocalFileSystem):
-            target = Path(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-            draft.write_bytes(content)
-            draft.replace(target)
-        else:
-            # S3 shows an object when its upload is complete.
-            with filesystem.open_output_stream(path) as stream:
+        try:
+            if isinstance(filesystem, fs.LocalFileSystem):
+                Path(folder).mkdir(parents=True, exist_ok=True)
+            with filesystem.open_output_stream(draft) as stream:
                 stream.write(content)
+            _require_size(uri, filesystem.get_file_info(draft).size, len(content))
+            filesystem.move(draft, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                filesystem.delete_file(draft)
+            raise
 
 
 def read_json(uri: str) -> Any:
-    """The JSON in a file; raises StorageError if it is not there or no JSON."""
+    """The JSON in a file; raises FileMissingError if it is not there, StorageError if it is no JSON."""
     try:
         return json.loads(read_bytes(uri))
     except ValueError as error:
@@ -126,6 +136,11 @@ def delete(uri: str) -> None:
             filesystem.delete_file(path)
 
 
+def _require_size(uri: str, size: int | None, expected: int) -> None:
+    if size != expected:
+        raise StorageError(f"{uri}: {size} of {expected} bytes were written; nothing was changed there")
+
+
 @functools.cache
 def _s3() -> fs.FileSystem:
     environment = os.environ
@@ -140,7 +155,7 @@ def _s3() -> fs.FileSystem:
                 "https://host or http://host:port, without a path"
             )
         options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
-    return fs.S3FileSystem(**options)
+    return fs.S3FileSystem(**options, retry_strategy=fs.AwsDefaultS3RetryStrategy(max_attempts=RETRIES))
 
 
 @contextlib.contextmanager
@@ -148,6 +163,8 @@ def _explained(uri: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise StorageError(f"{uri} does not exist") from error
-    except (OSError, ArrowInvalid) as error:
+        raise FileMissingError(f"{uri} does not exist") from error
+    except OSError as error:
+        raise StorageUnreachableError(f"{uri}: {error}") from error
+    except ArrowInvalid as error:
         raise StorageError(f"{uri}: {error}") from error

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from spark_jobs import storage
-from spark_jobs.exceptions import GpuMissingError, TrainingError
+from spark_jobs.exceptions import FileMissingError, GpuMissingError, StorageError, TrainingError
 from spark_jobs.job import open_session, run_job, say
 from spark_jobs.specification import TrainSpecification, dump
 
@@ -54,7 +54,7 @@ def train_process(specification_text: str) -> dict[str, Any]:
     seconds to import.
     """
     from spark_jobs import storage
-    from spark_jobs.exceptions import JobError, PreemptedError, TrainingError
+    from spark_jobs.exceptions import JobError, PreemptedError, StorageError, StorageUnreachableError, TrainingError
     from spark_jobs.specification import TrainSpecification, parse
     from spark_jobs.training import run_process
 
@@ -65,11 +65,14 @@ def train_process(specification_text: str) -> dict[str, Any]:
     try:
         return run_process(specification_text)
     except Exception as error:
-        final = isinstance(error, JobError) and not isinstance(error, PreemptedError)
-        # The other processes fail when this one does, for no reason of their own.
-        if final or not storage.exists(uri):
-            reason = str(error) if isinstance(error, JobError) else f"{type(error).__name__}: {error}"
-            storage.write_json(uri, {"reason": reason, "final": final})
+        final = isinstance(error, JobError) and not isinstance(error, (PreemptedError, StorageUnreachableError))
+        reason = str(error) if isinstance(error, JobError) else f"{type(error).__name__}: {error}"
+        try:
+            # The other processes fail when this one does, for no reason of their own.
+            if final or not storage.exists(uri):
+                storage.write_json(uri, {"reason": reason, "final": final})
+        except StorageError as unheard:
+            print(f"the reason could not be left for the driver ({unheard}): {reason}", flush=True)
         raise
 
 
@@ -110,8 +113,12 @@ def _wait_for_slots(session: Any, processes: int, *, seconds: float = SLOT_SECON
 def _failure(specification: TrainSpecification, error: Exception) -> TrainingError:
     """The reason that a training process left, because the distributor's own error says only that there is one."""
     uri = storage.join(specification.checkpoint_uri, FAILURE)
-    if storage.exists(uri):
+    try:
         return TrainingError(storage.read_json(uri)["reason"])
+    except FileMissingError:
+        pass
+    except StorageError as unheard:
+        say(f"a reason that a training process left cannot be read: {unheard}")
     return TrainingError(
         "a training process ended without a reason, as one does that is killed, by the kernel for its memory perhaps; "
         f"its output stands above. Started again, the job goes on from its newest checkpoint: {error}"

@@ -5,6 +5,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from spark_jobs import lockbox
 from spark_jobs.exceptions import SecretError
 from spark_jobs.lockbox import export_secret
 
@@ -60,8 +61,30 @@ def test_a_refusal_names_the_secret_and_the_role_but_no_content(cloud):
 
 
 def test_no_secret_needs_no_cloud(monkeypatch):
+    monkeypatch.setattr(lockbox, "PATIENCE_SECONDS", 0)
     monkeypatch.setenv("YC_METADATA_ADDR", "127.0.0.1:1")
     export_secret.cache_clear()
     export_secret(None)
     with pytest.raises(SecretError, match="IAM token cannot be read"):
         export_secret("known")
+
+
+def test_a_lockbox_that_is_away_for_a_moment_ends_no_job(cloud, monkeypatch):
+    import os
+
+    waits = []
+    monkeypatch.setattr(lockbox.time, "sleep", waits.append)
+    answers = iter([503, 429, 500])
+    whole = Cloud.do_GET
+
+    def throttled(self):
+        status = next(answers, None)
+        if status is None:
+            whole(self)
+        else:
+            self.answer(status, {})
+
+    monkeypatch.setattr(Cloud, "do_GET", throttled)
+    export_secret("known")
+    assert os.environ["TEST_TEXT"] == "s3cret"
+    assert waits == [0.5, 1.0, 2.0]
