@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 
 from PIL import Image
-
-SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 class NoImagesError(ValueError):
@@ -26,11 +25,16 @@ def read_bodies(folder: Path, limit: int = 256) -> list[bytes]:
 
     A broken file is no request of a user: a server rightly refuses it, which would count as a failure.
     """
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    files = sorted(
+        Path(place, name)
+        for place, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if not name.startswith(".")
+    )
     step = max(1, len(files) // limit)
     bodies = [infer_body(path.read_bytes()) for path in files[::step][:limit] if _is_image(path)]
     if not bodies:
-        raise NoImagesError(f"--images {folder}: holds no image that ends in {', '.join(SUFFIXES)}; name another")
+        raise NoImagesError(f"--images {folder}: holds no image that can be read; name another folder")
     return bodies
 
 

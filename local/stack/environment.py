@@ -85,7 +85,7 @@ def settings(layout: Layout, environment_archive: Path) -> dict[str, Any]:
     laptop_serving = {"image": SERVING_IMAGE, "ingress": layout.url("ingress"), "max_replicas": 4}
     document = {
         "defaults": {
-            "data_lake": real("DATA_LAKE") or layout.data_lake.as_uri(),
+            "data_lake": real("DATA_LAKE") or layout.data_lake_uri,
             "cluster": {} if real("YC_SERVICE_ACCOUNT_KEY") else laptop_cluster,
             "cost": {} if real("YC_SERVICE_ACCOUNT_KEY") else MADE_UP_PRICES,
             "serving": {"ingress": real("INGRESS")} if real("KUBECONFIG") else laptop_serving,

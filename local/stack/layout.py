@@ -61,6 +61,11 @@ class Layout:
         """The folder that stands in for the bucket."""
         return self.state / "data_lake"
 
+    @property
+    def data_lake_uri(self) -> str:
+        """Its URI, in plain text as all URIs of the data lake: a space is a space."""
+        return f"file://{self.data_lake}"
+
     @cached_property
     def ports(self) -> dict[str, int]:
         """Port of each service: those of the running stack, else preferred ones or the next free."""

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-from urllib.parse import unquote, urlsplit
 
 import psutil
 
@@ -26,7 +25,8 @@ NOT_HERE = ("spark.yarn.", "spark.submit.", "spark.master", "spark.dynamicAlloca
 # Whatever a driver starts inherits this variable, in whatever session it goes: that is how all of it is found.
 # (Not YARN's own CONTAINER_ID, by which Spark would believe itself on YARN.)
 CONTAINER = "DATAPROC_JOB_ID"
-KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ")
+# No LANG and no LC_ALL: a cluster's host has no locale but the one that a job brings.
+KEPT_ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "TZ")
 
 
 class JobFilesError(Exception):
@@ -117,11 +117,11 @@ class Driver:
         main = Path(shutil.copy(_local_file(wanted.main_python_file_uri), work))
         python_files = [str(_local_file(uri)) for uri in wanted.python_file_uris]
         for uri in wanted.file_uris:
-            path, name = _local_file(uri), urlsplit(uri).fragment
+            path, name = _local_file(uri), uri.partition("#")[2]
             (work / (name or path.name)).symlink_to(path)
         shipped = [uri for uri in wanted.properties.get("spark.yarn.dist.archives", "").split(",") if uri]
         for uri in (*wanted.archive_uris, *shipped):
-            path, name = _local_file(uri), urlsplit(uri).fragment
+            path, name = _local_file(uri), uri.partition("#")[2]
             (work / (name or path.name)).symlink_to(_unpacked(path, self._machine.archive_cache))
         environment = self._environment(work)
         if self._machine.runner == "python":
@@ -197,10 +197,10 @@ def _spark_home() -> Path:
 
 
 def _local_file(uri: str) -> Path:
-    parts = urlsplit(uri)
-    if parts.scheme != "file":
+    """The file at a URI, which is plain text but for a `#name` under which the job finds it."""
+    if not uri.startswith("file:///"):
         raise JobFilesError(f"{uri}: this machine reads file:/// only; set data_lake to a file:/// folder")
-    path = Path(unquote(parts.path))
+    path = Path(uri.removeprefix("file://").partition("#")[0])
     if not path.is_file():
         raise JobFilesError(f"{uri}: no such file")
     return path
@@ -217,7 +217,7 @@ def _unpacked(archive: Path, cache: Path) -> Path:
         try:
             shutil.unpack_archive(archive, partial, **({} if archive.suffix == ".zip" else {"filter": "tar"}))
         except (shutil.ReadError, OSError, ValueError) as error:
-            raise JobFilesError(f"{archive.as_uri()}: cannot be unpacked: {error}") from error
+            raise JobFilesError(f"{archive}: cannot be unpacked: {error}") from error
         try:
             partial.rename(folder)
         except OSError:

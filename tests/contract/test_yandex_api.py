@@ -294,6 +294,15 @@ class TestJobs:
         log = ListJobLogRequest(cluster_id=cluster_id, job_id=get.job_id)
         assert sdk.client(JobServiceStub).ListLog(log).content == "yes green False\n"
 
+    def test_a_host_has_no_locale_but_the_jobs_own(self, sdk, cluster_id, tmp_path, monkeypatch):
+        for name in ("LANG", "LC_ALL", "LC_CTYPE"):
+            monkeypatch.setenv(name, "en_US.UTF-8")
+        code = "import os\nprint({name for name in os.environ if name == 'LANG' or name == 'LC_ALL'})"
+        operation, get = self.submit(sdk, cluster_id, tmp_path, code)
+        finished(sdk, operation)
+        log = ListJobLogRequest(cluster_id=cluster_id, job_id=get.job_id)
+        assert sdk.client(JobServiceStub).ListLog(log).content == "set()\n"
+
     def test_a_job_reads_its_secret_with_the_hosts_own_token(self, sdk, cluster_id, tmp_path):
         code = """
 import json, os, urllib.request

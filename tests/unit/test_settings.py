@@ -89,6 +89,15 @@ def test_overrides_do_not_change_the_variable() -> None:
         ("training.epochs", 0, "greater than or equal to 1"),
         ("rollout.on_deadline", "pray", "'roll_back' or 'freeze'"),
         ("data_lake", "http://bucket", "must be s3://bucket/prefix or file:///folder"),
+        ("data_lake", "file:///a//lake", "must not hold empty folders"),
+        ("data_lake", "file:///a/../lake", "must not hold empty folders"),
+        ("data_lake", "s3://bucket//prefix", "must not hold empty folders"),
+        ("data_lake", "file:///a/my%20lake", "must not hold '%': the URI is plain text, never decoded"),
+        ("data_lake", "file:///a/my lake [v2]", "must not hold '[' ']'"),
+        ("data_lake", "file:///a/c#projects/lake", "must not hold '#'"),
+        ("data_lake", "s3://bucket/a?b", "must not hold '?'"),
+        ("data_lake", "s3://bucket/a,b", "must not hold ','"),
+        ("data_lake", "s3://bucket/my prefix", "must not hold a space"),
     ],
 )
 def test_bad_input_is_refused_with_field_value_and_what_is_allowed(path: str, value: Any, said: str) -> None:

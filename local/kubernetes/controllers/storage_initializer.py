@@ -5,15 +5,14 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 
 def initialize(uri: str, directory: Path) -> None:
     """Copy the folder (or the one file) at `uri` into `directory`; SystemExit says what cannot be copied."""
-    parts = urlsplit(uri)
-    if parts.scheme != "file" or parts.netloc:
+    if not uri.startswith("file:///"):
         raise SystemExit(f"storageUri {uri!r} cannot be copied on the laptop: only file:///folder is served here")
-    source = Path(unquote(parts.path))
+    # As KServe's own does: the rest of the URI is the path, and nothing in it is decoded.
+    source = Path(uri.removeprefix("file://"))
     if source.is_dir():
         shutil.copytree(source, directory, dirs_exist_ok=True)
     elif source.is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ from ml_lifecycle.data_lake.exceptions import (
     ServingFilesDifferError,
     WriteMismatchError,
 )
-from ml_lifecycle.data_lake.layout import CHECKSUMS, IMAGE_SUFFIXES, Layout, join, storage_uri
+from ml_lifecycle.data_lake.image_folder import are_splits, class_of, is_hidden, side_file
+from ml_lifecycle.data_lake.layout import CHECKSUMS, Layout, join, storage_uri
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -81,12 +83,18 @@ class DataLake:
         return len(files)
 
     def list_classes(self, dataset: str) -> dict[str, bool]:
-        """The class folders of a data set, and whether each holds an image; DatasetError if it cannot be read."""
+        """The classes of a data set, and whether each holds what may be an image, at any depth and by its name.
+
+        Ingest looks at the same files by the same rule, and decides. DatasetError if the data set cannot be read.
+        """
         uri = self.layout.dataset(dataset)
         try:
             with self._reaching(uri):
-                classes = sorted(self._list(uri, folders=True))
-                return {name: any(map(_is_image, self._list(join(uri, name), folders=False))) for name in classes}
+                classes: dict[str, bool] = {}
+                for name in self._list(uri):
+                    if label := class_of(f"{_shown(name)}/"):
+                        classes[label] = classes.get(label, False) or self._holds_image(join(uri, name), name)
+                return dict(sorted(classes.items()))
         except ObjectMissingError as error:
             known = ", ".join(self._datasets()) or "none"
             raise DatasetError(
@@ -106,6 +114,11 @@ class DataLake:
             raise DatasetError(f"{where}: the folder is empty; {allowed}")
         if empty := [name for name, filled in classes.items() if not filled]:
             raise DatasetError(f"{where}: no image in class {', '.join(empty)}; {allowed}, each with an image")
+        if are_splits(classes):
+            raise DatasetError(
+                f"{where}: {', '.join(classes)} look like parts of a split, not like classes; put the class folders "
+                "themselves there: dataset.holdout chooses what is held out"
+            )
         if len(classes) < ENOUGH_CLASSES:
             raise DatasetError(f"{where}: only the class {next(iter(classes))!r}; {allowed}")
         return list(classes)
@@ -141,18 +154,32 @@ class DataLake:
     def _datasets(self) -> list[str]:
         try:
             with self._reaching(self.layout.datasets):
-                return sorted(self._list(self.layout.datasets, folders=True))
+                return sorted(name for name in self._list(self.layout.datasets) if not is_hidden(name))
         except ObjectMissingError:
             return []
 
-    def _list(self, uri: str, *, folders: bool) -> list[str]:
+    def _list(self, uri: str) -> list[str]:
+        """The names of the folders in a folder."""
+        return [name for name, size in self._entries(uri) if size is None]
+
+    def _holds_image(self, uri: str, path: str) -> bool:
+        """Whether a file below the folder may be an image; `path` is the folder's in the data set."""
+        if _shown(path) != path:
+            return False  # jobs cannot read what has no name in UTF-8
+        entries = self._entries(uri)
+        if any(size and not side_file(f"{path}/{name}") for name, size in entries):
+            return True
+        folders = [name for name, size in entries if size is None and not is_hidden(name)]
+        return any(self._holds_image(join(uri, name), f"{path}/{name}") for name in folders)
+
+    def _entries(self, uri: str) -> list[tuple[str, int | None]]:
+        """Name and bytes of what lies in a folder, None for folders; links are followed, but not in circles."""
         path = self._path(uri)
-        kind = "directory" if folders else "file"
+        if path.protocol in ("file", ""):
+            return list(_local_entries(Path(path.path)))
         entries = path.fs.ls(path.path, detail=True)
-        if path.protocol in ("file", "") and Path(path.path).is_file():
-            raise NotADirectoryError(uri)
-        names = [entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == kind]
-        return [name for name in names if name and not name.startswith(".")]
+        found = [(entry["name"].rstrip("/").rsplit("/", 1)[-1], entry) for entry in entries]
+        return [(name, None if entry["type"] == "directory" else entry["size"] or 0) for name, entry in found if name]
 
     def _write(self, uri: str, source: IO[bytes]) -> str:
         with self._reaching(uri):
@@ -196,5 +223,15 @@ def _write_local(file: Path, source: IO[bytes]) -> None:
     partial.replace(file)
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES)
+def _local_entries(folder: Path) -> Iterator[tuple[str, int | None]]:
+    for entry in os.scandir(folder):
+        if entry.is_dir():
+            if not folder.resolve().is_relative_to(Path(entry.path).resolve()):
+                yield entry.name, None
+        elif entry.is_file():
+            yield entry.name, entry.stat().st_size
+
+
+def _shown(name: str) -> str:
+    """A name as it can be printed: bytes that are no UTF-8 are written out, as ingest writes them."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")

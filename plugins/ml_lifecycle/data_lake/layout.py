@@ -7,7 +7,6 @@ from dataclasses import dataclass
 JOB_ARCHIVE = "lifecycle_jobs.zip"
 GPU_SCRIPT = "find_gpus.sh"
 CHECKSUMS = "checksums.json"
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 
 
 def join(uri: str, *parts: str) -> str:

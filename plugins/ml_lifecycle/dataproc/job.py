@@ -19,6 +19,7 @@ MOST_PROPERTIES = 100
 LONGEST_PROPERTY = 10_000
 LONGEST_ARGUMENT = 100_000
 ENVIRONMENT_FOLDER = "environment"
+LOCALE = "C.UTF-8"
 REMEDY = "put it into a Lockbox secret and name that in cluster.secret_id"
 
 
@@ -114,9 +115,13 @@ def environment_properties(archive_uri: str | None) -> dict[str, str]:
     """The properties under which a job runs in the packed Python environment at `archive_uri`.
 
     The driver runs on a compute host (`deployMode=cluster`): the default of a cluster without HDFS is the master,
-    which has no GPU. None: the image's own Python.
+    which has no GPU. None: the image's own Python. Without a locale Java and others take UTF-8 for ASCII.
     """
-    properties = {"spark.submit.deployMode": "cluster"}
+    properties = {
+        "spark.submit.deployMode": "cluster",
+        "spark.yarn.appMasterEnv.LC_ALL": LOCALE,
+        "spark.executorEnv.LC_ALL": LOCALE,
+    }
     if archive_uri is not None:
         python = f"./{ENVIRONMENT_FOLDER}/bin/python"
         properties |= {

@@ -14,11 +14,25 @@ from ml_lifecycle.settings.section import ModelName, Section
 from ml_lifecycle.settings.serving import Serving
 from ml_lifecycle.settings.training import Cluster, Cost, Dataset, Training
 
+# To one reader or the other these are fragments, queries, escapes, patterns, or divide lists and search paths.
+ODD_SIGNS = frozenset('#?%*[]{}\\,:;"`$|<>^')
+
 
 def _base_uri(uri: str) -> str:
     if not re.fullmatch(r"(s3://[a-z0-9][-.a-z0-9]{1,61}[a-z0-9](/.*)?|file:///.+)", uri):
         raise ValueError("must be s3://bucket/prefix or file:///folder")
-    return uri.rstrip("/")
+    uri = uri.rstrip("/")
+    _, _, path = uri.partition("://")
+    if any(part in ("", ".", "..") or part != part.strip() for part in path.removeprefix("/").split("/")):
+        raise ValueError("must not hold empty folders (//), '.', '..', or blanks around a folder's name")
+    if odd := sorted({sign for sign in path if sign in ODD_SIGNS or not (sign == " " or sign.isprintable())}):
+        raise ValueError(
+            f"must not hold {' '.join(map(repr, odd))}: the URI is plain text, never decoded (a space is written as it "
+            "is, not as %20), and Airflow, Spark and KServe read these signs in different ways"
+        )
+    if uri.startswith("s3://") and " " in path:
+        raise ValueError("must not hold a space in a bucket's prefix: Spark cannot submit files from there")
+    return uri
 
 
 class Connections(Section):

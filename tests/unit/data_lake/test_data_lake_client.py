@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ from ml_lifecycle.data_lake.exceptions import (
     ServingFilesDifferError,
     WriteMismatchError,
 )
+from ml_lifecycle.settings import parse_settings
+from spark_jobs import storage
+from spark_jobs.dataset_files import list_dataset
 
 FILES = {"model.onnx": b"\x08weights", "model.json": b"{}", "golden.json": b'{"cases": []}'}
 
@@ -88,6 +92,67 @@ def test_a_dataset_that_cannot_be_trained_is_refused(
     assert said in str(raised.value)
 
 
+def write(root: Path, *paths: str) -> None:
+    for path in paths:
+        file = root / "datasets" / "pets" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"image")
+
+
+@pytest.mark.parametrize("name", ["0.webp", "0.TIFF", "0.jfif", "0", "deep/er/0.gif", "_DSC1.JPG"])
+def test_what_ingest_may_read_is_not_refused(lake: DataLake, tmp_path: Path, name: str) -> None:
+    write(tmp_path, f"_cats/{name}", f"caf\u00e9/{name}", f"cafe\u0301/{name}", ".git/x.png", "__MACOSX/x.png")
+
+    assert lake.check_dataset("pets") == ["_cats", "café"]
+
+
+@pytest.mark.parametrize("name", ["Thumbs.db", "labels.csv", ".0.png", "README", ".thumbnails/0.png"])
+def test_a_class_of_side_files_has_no_image(lake: DataLake, tmp_path: Path, name: str) -> None:
+    write(tmp_path, "cats/0.png", "dogs/0.png", f"emus/{name}")
+
+    with pytest.raises(DatasetError, match="no image in class emus"):
+        lake.check_dataset("pets")
+
+
+def test_folders_of_a_split_are_refused(lake: DataLake, tmp_path: Path) -> None:
+    write(tmp_path, "train/cats/0.png", "test/dogs/0.png")
+
+    with pytest.raises(DatasetError, match="test, train look like parts of a split"):
+        lake.check_dataset("pets")
+
+
+def test_links_are_followed_but_not_in_circles(lake: DataLake, tmp_path: Path) -> None:
+    write(tmp_path, "cats/0.png", "emus/Thumbs.db")
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "a1").write_bytes(b"image")
+    root = tmp_path / "datasets" / "pets"
+    (root / "dogs").mkdir()
+    (root / "dogs" / "0.png").symlink_to("../../../blobs/a1")
+    (root / "owls").symlink_to(tmp_path / "blobs")
+    (root / "emus" / "up").symlink_to("..")
+    assert lake.list_classes("pets") == {"cats": True, "dogs": True, "emus": False, "owls": True}
+
+
+def test_a_name_that_is_no_utf_8_is_said(lake: DataLake, tmp_path: Path) -> None:
+    write(tmp_path, "cats/0.png", os.fsdecode(b"caf\xe9/0.png"))
+
+    with pytest.raises(DatasetError, match=r"no image in class caf\\xe9"):
+        lake.check_dataset("pets")
+
+
+@pytest.mark.parametrize("folder", ["My Projects", "иван", "a+b", "c&d (1)"])
+def test_a_lake_below_any_folder_that_settings_take_is_read(tmp_path: Path, folder: str) -> None:
+    write(tmp_path / folder, "cats/0.png", "dogs/0.png")
+    settings = parse_settings({"defaults": {"data_lake": f"file://{tmp_path}/{folder}"}}, "pets")
+    lake = DataLake(settings.data_lake)
+
+    assert lake.check_dataset("pets") == ["cats", "dogs"]
+    lake.write_bytes("runs/x.json", b"{}")
+    assert (tmp_path / folder / "runs" / "x.json").read_bytes() == b"{}"
+    assert storage.read_json(f"{settings.data_lake}/runs/x.json") == {}
+    assert [file.path for file in list_dataset(lake.layout.dataset("pets"))] == ["cats/0.png", "dogs/0.png"]
+
+
 def test_an_empty_or_missing_dataset_is_refused(lake: DataLake, tmp_path: Path) -> None:
     (tmp_path / "datasets" / "empty").mkdir(parents=True)
     (tmp_path / "datasets" / "flat").write_text("a file")
@@ -113,7 +178,7 @@ def test_an_unreadable_folder_names_setting_and_reason(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.ls", refuse)
+    monkeypatch.setattr("ml_lifecycle.data_lake.client.os.scandir", refuse)
     with pytest.raises(DataLakeUnreachableError, match=r"datasets/secret cannot be reached: PermissionError"):
         lake.check_dataset("secret")
 

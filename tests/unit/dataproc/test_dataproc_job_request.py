@@ -37,6 +37,11 @@ def test_the_driver_runs_on_a_compute_host_in_the_shipped_environment():
     assert properties["spark.executorEnv.PYSPARK_PYTHON"] == "./environment/bin/python"
 
 
+def test_a_job_brings_its_locale_for_a_host_that_has_none():
+    properties = environment_properties(None)
+    assert properties["spark.yarn.appMasterEnv.LC_ALL"] == properties["spark.executorEnv.LC_ALL"] == "C.UTF-8"
+
+
 @pytest.mark.parametrize("status", [JobStatus.PENDING, JobStatus.PROVISIONING, JobStatus.RUNNING, JobStatus.DONE])
 def test_a_job_that_lives_or_succeeded_is_not_submitted_again(status):
     plan = plan_submission("train", WORK, [_job("train", status)])

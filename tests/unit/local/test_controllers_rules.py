@@ -309,7 +309,7 @@ def test_the_storage_initializer(tmp_path):
     (tmp_path / "a model" / "deep").mkdir(parents=True)
     (tmp_path / "a model" / "deep" / "x").write_text("1")
     (tmp_path / "to").mkdir()
-    initialize((tmp_path / "a model").as_uri(), tmp_path / "to")
+    initialize(f"file://{tmp_path}/a model", tmp_path / "to")
     assert (tmp_path / "to" / "deep" / "x").read_text() == "1"
     for uri in ("s3://bucket/x", "file://host/x", "file:///absent"):
         with pytest.raises(SystemExit, match="storageUri"):

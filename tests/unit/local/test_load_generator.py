@@ -170,7 +170,7 @@ def test_a_long_stall_is_not_made_up_for():
 
 def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "readme.txt").write_text("no")
-    with pytest.raises(NoImagesError, match="holds no image that ends in"):
+    with pytest.raises(NoImagesError, match="holds no image that can be read"):
         read_bodies(tmp_path)
 
 

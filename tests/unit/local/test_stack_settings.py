@@ -12,7 +12,9 @@ from local.stack.dataset import model_name, provide
 from local.stack.environment import base_environment, connections, http_connection, settings
 from local.stack.exceptions import StackError
 from local.stack.layout import Layout
+from ml_lifecycle.data_lake.client import DataLake
 from ml_lifecycle.settings import MODEL_NAME, parse_settings
+from spark_jobs.dataset_files import list_dataset
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent.parent
 
@@ -36,6 +38,52 @@ def test_an_image_folder_of_ones_own_comes_into_the_data_lake(tmp_path):
     assert (tmp_path / "lake/datasets/My-Cats/tabby/a.png").read_bytes() == b"picture"
 
 
+def test_a_folder_of_links_comes_whole_and_nothing_of_it_is_touched(tmp_path):
+    for number in range(2):
+        (tmp_path / "blobs").mkdir(exist_ok=True)
+        (tmp_path / "blobs" / f"a{number}").write_bytes(b"picture %d" % number)
+    own = tmp_path / "snapshots" / "digits"
+    (own / "cat").mkdir(parents=True)
+    (own / "cat" / "0.png").symlink_to("../../../blobs/a0")
+    (own / "cat" / "1.png").symlink_to(tmp_path / "blobs" / "a1")
+    (own / "cat" / "2.png").symlink_to("nowhere")
+    (own / "dog").symlink_to(tmp_path / "blobs")
+    lake = tmp_path / "lake"
+    for _ in range(2):
+        subject = provide(lake, own)
+    listed = {file.path: file.reason for file in list_dataset(f"file://{subject.folder}")}
+    assert listed == {
+        "cat/0.png": None, "cat/1.png": None, "cat/2.png": "a link that leads nowhere", "dog/a0": None, "dog/a1": None,
+    }  # fmt: skip
+    assert DataLake(f"file://{lake}").check_dataset("digits") == ["cat", "dog"]
+    # The digits have the same name, and the folder inside the lake may be named itself.
+    provide(lake, None)
+    assert sorted(path.name for path in own.iterdir()) == ["cat", "dog"]
+    assert provide(lake, lake / "datasets" / "digits").folder == lake / "datasets" / "digits"
+    assert (lake / "datasets" / "digits" / "0").is_dir()
+
+
+@given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=80))
+def test_every_folder_gives_a_data_set_name_that_is_taken(tmp_path_factory, name):
+    root = tmp_path_factory.mktemp("named")
+    source = root / name
+    try:
+        source.mkdir()
+    except OSError:
+        return
+    subject = provide(root / "lake", source)
+    parse_settings({"defaults": {"data_lake": "file:///lake", "dataset": {"name": subject.dataset}}}, subject.model)
+
+
+@pytest.mark.parametrize("folder", ["My Projects", "иван"])
+def test_the_stack_below_any_folder_has_settings_that_are_taken(tmp_path, folder):
+    layout = Layout(tmp_path / folder)
+    found = parse_settings(settings(layout, tmp_path / "environment.tar.gz"), "digits")
+    assert found.data_lake == f"file://{layout.data_lake}"
+    assert DataLake(found.data_lake).write_bytes("x", b"1") == f"file://{layout.data_lake}/x"
+    assert (layout.data_lake / "x").read_bytes() == b"1"
+
+
 def test_a_missing_folder_is_refused_with_what_is_expected(tmp_path):
     with pytest.raises(StackError, match=r"DATASET=.*absent is no folder: give a folder of images by class"):
         provide(tmp_path / "lake", tmp_path / "absent")
@@ -43,7 +91,7 @@ def test_a_missing_folder_is_refused_with_what_is_expected(tmp_path):
 
 def test_the_laptops_settings_are_valid(layout, tmp_path):
     found = parse_settings(settings(layout, tmp_path / "environment.tar.gz"), "digits")
-    assert found.data_lake == layout.data_lake.as_uri()
+    assert found.data_lake == f"file://{layout.data_lake}"
     assert found.rollout.steps == (10, 25, 50, 100)
 
 
