@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any
 
 from ml_lifecycle.kubernetes.leases import is_held, lease_name, parse_lease
 from ml_lifecycle.scaling.inference_services import deployment_name
+from ml_lifecycle.scaling.manifests import Manifest, name_of, section, text
 from ml_lifecycle.scaling.resource import INFERENCE_SERVICE_KIND, Scaler
 
 Address = tuple[str, str, str]  # namespace, kind, name
-Manifest = Mapping[str, Any]
 
 
 def addresses(
@@ -48,10 +47,11 @@ def find_conflicts(
                 owners[address].add(f"MLScaler {scaler.name}")
     for word, manifests in (("HorizontalPodAutoscaler", autoscalers), ("KEDA ScaledObject", scaled_objects)):
         for manifest in manifests:
-            metadata, target = manifest["metadata"], manifest.get("spec", {}).get("scaleTargetRef", {})
-            kind, name = target.get("kind", "Deployment"), target.get("name", "")
-            for address in addresses(metadata["namespace"], kind, name, inference_services):
-                owners[address].add(f"{word} {metadata['name']}")
+            namespace, own = name_of(manifest)
+            target = section(manifest, "spec", "scaleTargetRef")
+            kind, name = text(target, "kind") or "Deployment", text(target, "name")
+            for address in addresses(namespace, kind, name, inference_services):
+                owners[address].add(f"{word} {own}")
     found: dict[tuple[str, str], str] = {}
     for key, own in targets.items():
         others = set().union(*(owners[address] for address in own)) - {f"MLScaler {key[1]}"}
@@ -68,8 +68,8 @@ def rollout_in_progress(
         return f"{parse_lease(lease).holder} rolls out (Lease {lease_name(service)})"
     if inference_service is None:
         return None
-    spec = inference_service.get("spec", {})
-    percent = spec.get("predictor", {}).get("canaryTrafficPercent")
+    spec = section(inference_service, "spec")
+    percent = section(spec, "predictor").get("canaryTrafficPercent")
     if percent is not None and int(percent) < 100:
         return f"a canary is open at {percent} % (spec.predictor.canaryTrafficPercent)"
     if spec.get("canary"):

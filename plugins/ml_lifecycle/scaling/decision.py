@@ -58,6 +58,26 @@ def decision_of(scaler: Scaler, found: Findings, now: datetime) -> Decision:
     )
 
 
+def unlisted_decision(namespace: str | None, reason: str, now: datetime) -> Decision:
+    """The row for all MLScalers of a namespace that could not be listed."""
+    return Decision(
+        namespace=namespace or "*",
+        name="*",
+        target="",
+        at=now.isoformat(timespec="seconds"),
+        mode="",
+        load=None,
+        forecast=None,
+        horizon_seconds=None,
+        replicas=None,
+        desired=None,
+        written=False,
+        cause="NotListed",
+        why=f"its MLScalers could not be listed: {reason}",
+        error=True,
+    )
+
+
 def table(decisions: Sequence[Decision]) -> str:
     """The decisions as a table: name, now, forecast, replicas, desired, why."""
     rows = [("NAME", "NOW", "FORECAST", "REPLICAS", "DESIRED", "WHY")]

@@ -21,6 +21,10 @@ class TargetRefusedError(ScalingError):
     """The target exists but something else sets its replicas."""
 
 
+class TargetOddError(ScalingError):
+    """The target says of its replicas what cannot be."""
+
+
 class MetricError(ScalingError):
     """The metric's query fails, or gives not exactly one series."""
 

@@ -70,10 +70,12 @@ async def read_loads(
             try:
                 async with gate:
                     found = await _answer(query, prometheus, now)
+                loads.histories.update({key: wanted[key].whole(history) for key, history in found})
             except LifecycleError as error:
                 fail(query, str(error))
-                return
-            loads.histories.update({key: wanted[key].whole(history) for key, history in found})
+            except Exception as error:
+                logger.exception("the answer to %r could not be understood", query.query)
+                fail(query, f"unexpected: {error!r}")
             remember(query.scalers)  # those whose series has ended
 
         asked = {key: one.asked for key, one in wanted.items()}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+LARGEST_LOAD = float(np.finfo(np.float32).max)  # of which a forecast can be made
 FRESH_STEPS = 2  # a newest sample older than this is stale
 
 
@@ -43,13 +44,13 @@ class History:
 def on_grid(times: ArrayLike, values: ArrayLike, *, end: float, step: float, points: int) -> History:
     """The samples on the grid that ends at `end`.
 
-    `times` in seconds; a sample falls on its nearest point, the last one wins. Infinite and negative values are no
-    load: they become gaps, as does everything outside the grid.
+    `times` in seconds; a sample falls on its nearest point, the last one wins. Negative values and those beyond
+    LARGEST_LOAD are no load: they become gaps, as does everything outside the grid.
     """
     loads = np.full(points, np.nan)
     at = np.asarray(times, dtype=np.float64)
     value = np.asarray(values, dtype=np.float64)
     column = points - 1 - np.rint((end - at) / step).astype(np.int64)
-    keep = (column >= 0) & (column < points) & np.isfinite(value) & (value >= 0)
+    keep = (column >= 0) & (column < points) & (value >= 0) & (value <= LARGEST_LOAD)
     loads[column[keep]] = value[keep]
     return History(loads, step)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from ml_lifecycle.scaling.manifests import sections, text
 from ml_lifecycle.scaling.queries import load_query
 from ml_lifecycle.scaling.resource import Scaler, ScalerSpec
 
@@ -36,7 +37,7 @@ class Measures:
 def is_due(status: Mapping[str, Any], now: datetime) -> bool:
     """Whether the measures are to be taken anew; `now` is aware."""
     measured = status.get("measuredTime")
-    return measured is None or now - datetime.fromisoformat(measured) >= AGAIN_AFTER
+    return measured is None or abs(now - datetime.fromisoformat(measured)) >= AGAIN_AFTER
 
 
 def measured_before(status: Mapping[str, Any]) -> Measures:
@@ -74,12 +75,21 @@ def lead_seconds(pods: Iterable[Mapping[str, Any]]) -> int | None:
 
 
 def _start_seconds(pod: Mapping[str, Any]) -> int | None:
-    status = pod.get("status") or {}
-    if any(item.get("restartCount") for item in status.get("containerStatuses") or ()):
+    if any(item.get("restartCount") for item in sections(pod, "status", "containerStatuses")):
         return None
-    for condition in status.get("conditions") or ():
-        if condition["type"] == "Ready" and condition["status"] == "True":
-            ready = datetime.fromisoformat(condition["lastTransitionTime"])
-            taken = (ready - datetime.fromisoformat(pod["metadata"]["creationTimestamp"])).total_seconds()
+    created = _moment(text(pod, "metadata", "creationTimestamp"))
+    for condition in sections(pod, "status", "conditions"):
+        if condition.get("type") == "Ready" and condition.get("status") == "True":
+            ready = _moment(text(condition, "lastTransitionTime"))  # virtual nodes say none
+            taken = (ready - created).total_seconds() if ready and created else -1
             return round(taken) if 0 <= taken <= LONGEST_START_SECONDS else None
     return None
+
+
+def _moment(said: str) -> datetime | None:
+    """An aware time; None where there is none."""
+    try:
+        moment = datetime.fromisoformat(said)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else None

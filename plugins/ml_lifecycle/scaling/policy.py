@@ -52,6 +52,7 @@ class Cause(StrEnum):
     BOUNDS = "OutsideBounds"
     OFF = "SwitchedOff"
     ZERO = "ScaledToZero"
+    TAKEN_OVER = "TakenOver"
 
 
 class Limit(StrEnum):
@@ -202,7 +203,8 @@ def decide(rules: Rules, seen: Observed, now: float) -> Decided:
 
     up, moves = wanted > current, wanted != current
     side, row = up.astype(np.int64), np.arange(len(current))
-    anew = moves & ((seen.period_up != up) | (now - seen.period_start >= rules.pace_seconds[side, row]))
+    # A time that is yet to come is as far as one that is long past: it was never now.
+    anew = moves & ((seen.period_up != up) | (np.abs(now - seen.period_start) >= rules.pace_seconds[side, row]))
     period_up = np.where(anew, up, seen.period_up)
     period_start = np.where(anew, now, seen.period_start)
     period_replicas = np.where(anew, current, seen.period_replicas)
@@ -255,7 +257,7 @@ def _wanted(rules: Rules, seen: Observed, now: float) -> tuple[Counts, Counts]:
         ((asked > current) & (by_load < asked), target, Cause.FORECAST),
         (asked > current, target, Cause.LOAD),
         (~fewer(reserve), current, Cause.STEADY),
-        (now - seen.scaled_up_at < rules.window_seconds, current, Cause.STABILIZING),
+        (np.abs(now - seen.scaled_up_at) < rules.window_seconds, current, Cause.STABILIZING),
         ((seen.coverage < LEAST_COVERAGE) | ~np.isfinite(seen.recent_load), current, Cause.FEW_METRICS),
         (~fewer(remembered), current, Cause.STABILIZING),
         (np.ones_like(rules.off), _replicas(remembered), Cause.LESS),
@@ -337,7 +339,7 @@ def _sentence(spec: ScalerSpec, seen: Observation, peak: float, cause: Cause, no
     carries = f"{said}; a replica is given {spec.load_per_replica:.3g}"
     window = spec.behavior.scale_down.stabilization_window_seconds
     if cause is Cause.STABILIZING:
-        if seen.scaled_up_at is not None and now - seen.scaled_up_at < window:
+        if seen.scaled_up_at is not None and abs(now - seen.scaled_up_at) < window:
             # Also where the forecast that asked for them is no longer trusted.
             return f"{carries}; replicas were added {now - seen.scaled_up_at:.0f} s ago, so it waits"
         return f"{carries}; the last {window} s needed as many, so it waits"

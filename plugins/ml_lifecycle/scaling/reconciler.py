@@ -18,18 +18,20 @@ from typing import TYPE_CHECKING
 
 from ml_lifecycle.exceptions import LifecycleError
 from ml_lifecycle.kubernetes.leases import lease_name
-from ml_lifecycle.scaling.budget import within
+from ml_lifecycle.kubernetes.resource import REVISION
+from ml_lifecycle.scaling.budget import each_within, in_parts, within
 from ml_lifecycle.scaling.client import ScalerClient, Surroundings, Target
 from ml_lifecycle.scaling.conflicts import find_conflicts, rollout_in_progress
-from ml_lifecycle.scaling.decision import Decision, decision_of
+from ml_lifecycle.scaling.decision import Decision, decision_of, unlisted_decision
 from ml_lifecycle.scaling.exceptions import TargetMissingError, TargetRefusedError
 from ml_lifecycle.scaling.forecast import Forecast, Question, forecast
+from ml_lifecycle.scaling.hand_over import HandOver, hand_over, scaled_object, taken_over
 from ml_lifecycle.scaling.histories import Loads, read_loads
 from ml_lifecycle.scaling.history import History
 from ml_lifecycle.scaling.measures import measured_before, with_measures
 from ml_lifecycle.scaling.measuring import read_measures
 from ml_lifecycle.scaling.picture import draw, look_of, past_questions
-from ml_lifecycle.scaling.policy import Observation, Period, plans
+from ml_lifecycle.scaling.policy import Observation, plans
 from ml_lifecycle.scaling.queries import ScalerKey
 from ml_lifecycle.scaling.resource import FINALIZER, INFERENCE_SERVICE_KIND, Scaler, ScalerSpec
 from ml_lifecycle.scaling.status import Findings, build_status, read_period, read_scaled_up_at
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MEASURING_SHARE = 0.3  # of the time left, that measuring may take
+SURROUNDINGS_SHARE = 0.3  # of the time left, that listing what else is there may take
+TARGETS_SHARE = 0.4  # of the time left, that reading the targets may take
 READING_SHARE = 0.5  # of the time left, that the reading of loads may take
 THREADS = len(os.sched_getaffinity(0))
 
@@ -83,15 +87,17 @@ class _Pass:
         """Reads, decides, writes."""
         self._end = asyncio.get_running_loop().time() + self._options.deadline_seconds
         async with asyncio.timeout_at(self._end):
-            scalers = await self._client.scalers()
+            scalers, unlisted = await self._client.scalers()
+            missing = [unlisted_decision(place, reason, self._now) for place, reason in unlisted.items()]
             if not scalers:
-                return []
-            self._surroundings = await self._client.surroundings()
+                return missing
+            seconds = SURROUNDINGS_SHARE * self._seconds_left()
+            self._surroundings = await self._client.surroundings(scalers, seconds)
             findings, targets = await self._decide(scalers)
         decisions = await self._carry_out(scalers, findings, targets)
         if self._options.show is not None:
             await asyncio.to_thread(self._draw, scalers, decisions, self._options.show)
-        return decisions
+        return [*decisions, *missing]
 
     def _seconds_left(self) -> float:
         return max(0.0, self._end - asyncio.get_running_loop().time())
@@ -102,31 +108,40 @@ class _Pass:
         """Last, so that no scaler waits for it."""
         for scaler, decision in zip(scalers, decisions, strict=True):
             if question := self._questions.get(scaler.key):
-                asked = past_questions(question)
-                found = forecast(asked, threads=THREADS)
-                looks = [look_of(*pair) for pair in zip(asked, found, strict=True)]
-                show(scaler, draw(str(scaler), question, looks, decision.why))
+                try:
+                    asked = past_questions(question)
+                    found = forecast(asked, threads=THREADS)
+                    looks = [look_of(*pair) for pair in zip(asked, found, strict=True)]
+                    show(scaler, draw(str(scaler), question, looks, decision.why))
+                except Exception:
+                    logger.exception("%s: it could not be drawn", scaler)
 
     async def _decide(self, scalers: Sequence[Scaler]) -> tuple[dict[ScalerKey, Findings], dict[ScalerKey, Target]]:
         surroundings = self._surroundings
         conflicts = find_conflicts(
             scalers, surroundings.autoscalers, surroundings.scaled_objects, surroundings.inference_services
         )
-        findings: dict[ScalerKey, Findings] = {}
-        for scaler in scalers:
-            found = Findings(
-                invalid=scaler.invalid, conflict=conflicts.get(scaler.key, ""), rollout=self._rollout(scaler) or ""
-            )
-            findings[scaler.key] = found
-        free = [scaler for scaler in scalers if findings[scaler.key] == Findings() and not scaler.deleting]
-        self._surroundings = await self._client.list_targets(free, surroundings)
+        findings = {scaler.key: self._beforehand(scaler, conflicts.get(scaler.key, "")) for scaler in scalers}
+        free = [scaler for scaler in scalers if findings[scaler.key].free and not scaler.deleting]
+        seconds = TARGETS_SHARE / 2 * self._seconds_left()
+        self._surroundings = await self._client.list_targets(free, surroundings, seconds)
         targets = await self._targets(free, findings)
-        served, unmeasured = await self._measured([scaler for scaler in free if scaler.key in targets], targets)
-        findings |= {key: Findings(error=error, error_reason="CapacityUnknown") for key, error in unmeasured.items()}
+        served = await self._measured([scaler for scaler in free if scaler.key in targets], targets, findings)
         loads = await self._loads(served)
-        forecasts = await self._forecasts(served, loads.histories)
+        forecasts = await self._forecasts(served, loads)
         findings |= self._plans(served, targets, loads, forecasts)
         return findings, targets
+
+    def _beforehand(self, scaler: Scaler, conflict: str) -> Findings:
+        """What is known of a scaler before its target is read."""
+        if scaler.invalid or conflict:
+            return Findings(invalid=scaler.invalid, conflict=conflict)
+        if unknown := self._surroundings.unknown(scaler):
+            return Findings(error=f"held: {unknown}", error_reason="SurroundingsUnreadable")
+        try:
+            return Findings(rollout=self._rollout(scaler) or "")
+        except Exception as error:
+            return _failed(scaler, error, "SurroundingsUnreadable")
 
     def _rollout(self, scaler: Scaler) -> str | None:
         if scaler.spec is None or scaler.spec.target_ref.kind != INFERENCE_SERVICE_KIND:
@@ -140,51 +155,51 @@ class _Pass:
         )
 
     async def _targets(self, scalers: Iterable[Scaler], findings: dict[ScalerKey, Findings]) -> dict[ScalerKey, Target]:
-        targets: dict[ScalerKey, Target] = {}
+        """Those that could be read; of the others `findings` say why not."""
 
-        async def read(scaler: Scaler) -> None:
-            try:
-                async with self._gate:
-                    targets[scaler.key] = await self._client.target(scaler, self._surroundings)
-            except TargetRefusedError as error:
-                findings[scaler.key] = Findings(conflict=str(error))
-            except LifecycleError as error:
+        async def read(scaler: Scaler) -> Target:
+            async with self._gate:
+                return await self._client.target(scaler, self._surroundings)
+
+        named = {scaler.key: scaler for scaler in scalers}
+        seconds = TARGETS_SHARE * self._seconds_left()
+        targets, errors = await each_within(seconds, {key: read(scaler) for key, scaler in named.items()})
+        for key, error in errors.items():
+            if isinstance(error, TargetRefusedError):
+                findings[key] = Findings(conflict=str(error))
+            else:
                 reason = "TargetMissing" if isinstance(error, TargetMissingError) else "TargetUnreadable"
-                findings[scaler.key] = Findings(error=str(error), error_reason=reason)
-            except Exception as error:
-                logger.exception("%s: its target could not be understood", scaler)
-                findings[scaler.key] = Findings(error=repr(error), error_reason="TargetUnreadable")
-
-        await asyncio.gather(*(read(scaler) for scaler in scalers))
+                findings[key] = _failed(named[key], error, reason)
         return targets
 
     async def _measured(
-        self, scalers: Sequence[Scaler], targets: Mapping[ScalerKey, Target]
-    ) -> tuple[list[Scaler], dict[ScalerKey, str]]:
-        """The scalers with what their specs leave to be measured, and why others have no capacity."""
-        known: dict[ScalerKey, Scaler] = {}
-        errors: dict[ScalerKey, str] = {}
+        self,
+        scalers: Sequence[Scaler],
+        targets: Mapping[ScalerKey, Target],
+        findings: dict[ScalerKey, Findings],
+    ) -> list[Scaler]:
+        """The scalers with what their specs leave to be measured; of those without capacity `findings` say why."""
 
-        async def measure(scaler: Scaler) -> None:
-            try:
-                async with self._gate:
-                    measures = await read_measures(
-                        scaler, targets[scaler.key], self._client, self._prometheus, self._now
-                    )
-                known[scaler.key] = with_measures(scaler, measures)
-            except LifecycleError as error:
-                errors[scaler.key] = str(error)
+        async def measure(scaler: Scaler) -> Scaler:
+            async with self._gate:
+                measures = await read_measures(scaler, targets[scaler.key], self._client, self._prometheus, self._now)
+            return with_measures(scaler, measures)
 
         seconds = MEASURING_SHARE * self._seconds_left()
-        tasks = {asyncio.create_task(measure(scaler)): scaler for scaler in scalers}
-        for task in await within(seconds, tasks):
-            scaler = tasks[task]
+        known, errors = await each_within(seconds, {scaler.key: measure(scaler) for scaler in scalers})
+        for scaler in scalers:
+            if (error := errors.get(scaler.key)) is None:
+                continue
             before = with_measures(scaler, measured_before(scaler.status))
             if before.spec is not None and before.spec.capacity_per_replica is not None:
+                logger.warning("%s: it is not measured anew: %r", scaler, error)
                 known[scaler.key] = before
+            elif isinstance(error, TimeoutError):
+                why = f"capacityPerReplica was not measured within {seconds:.1f} s; a later pass will"
+                findings[scaler.key] = Findings(error=why, error_reason="CapacityUnknown")
             else:
-                errors[scaler.key] = f"capacityPerReplica was not measured within {seconds:.1f} s; a later pass will"
-        return [known[scaler.key] for scaler in scalers if scaler.key in known], errors
+                findings[scaler.key] = _failed(scaler, error, "CapacityUnknown")
+        return [known[scaler.key] for scaler in scalers if scaler.key in known]
 
     async def _loads(self, scalers: Sequence[Scaler]) -> Loads:
         asked = [scaler for scaler in scalers if scaler.spec is not None and scaler.spec.mode != "off"]
@@ -194,16 +209,25 @@ class _Pass:
             asked, self._prometheus, self._now.timestamp(), gate=self._gate, seconds=seconds, cache_folder=folder
         )
 
-    async def _forecasts(
-        self, scalers: Sequence[Scaler], histories: Mapping[ScalerKey, History]
-    ) -> dict[ScalerKey, Forecast]:
+    async def _forecasts(self, scalers: Sequence[Scaler], loads: Loads) -> dict[ScalerKey, Forecast]:
+        """What could be forecast; where it could not, by the load alone."""
         self._questions = {
-            scaler.key: _question(scaler.spec, histories[scaler.key], self._options.tick_seconds, self._now)
+            scaler.key: _question(scaler.spec, loads.histories[scaler.key], self._options.tick_seconds, self._now)
             for scaler in scalers
-            if scaler.spec is not None and scaler.spec.mode in {"auto", "dryRun"} and scaler.key in histories
+            if scaler.spec is not None and scaler.spec.mode in {"auto", "dryRun"} and scaler.key in loads.histories
         }
-        answers = await asyncio.to_thread(forecast, list(self._questions.values()), threads=THREADS)
-        return dict(zip(self._questions, answers, strict=True))
+
+        def answers(asked: Sequence[Question]) -> Sequence[Forecast]:
+            return forecast(list(asked), threads=THREADS)
+
+        found = await asyncio.to_thread(in_parts, list(self._questions.values()), answers)
+        forecasts: dict[ScalerKey, Forecast] = {}
+        for key, one in zip(self._questions, found, strict=True):
+            if isinstance(one, Exception):
+                logger.error("%s: it could not be forecast", "/".join(key), exc_info=one)
+            else:
+                forecasts[key] = one
+        return forecasts
 
     def _plans(
         self,
@@ -213,24 +237,39 @@ class _Pass:
         forecasts: Mapping[ScalerKey, Forecast],
     ) -> dict[ScalerKey, Findings]:
         """All plans of the pass in one call."""
-        named = {scaler.key: (scaler, scaler.spec) for scaler in scalers if scaler.spec is not None}
-        seen = {
-            key: _observation(scaler, spec, targets[key], loads, forecasts.get(key), self._now)
-            for key, (scaler, spec) in named.items()
-        }
-        made = plans([spec for _, spec in named.values()], list(seen.values()), self._now.timestamp())
+
+        def planned(batch: Sequence[Scaler]) -> Sequence[Findings]:
+            specs = [scaler.spec for scaler in batch if scaler.spec is not None]
+            handed = [self._hand_over(scaler, targets[scaler.key]) for scaler in batch]
+            seen = [
+                _observation(scaler, spec, targets[scaler.key], before, loads, forecasts.get(scaler.key))
+                for scaler, spec, before in zip(batch, specs, handed, strict=True)
+            ]
+            made = plans(specs, seen, self._now.timestamp())
+            return [
+                Findings(
+                    plan=one if before is None else taken_over(one, targets[scaler.key].replicas, before),
+                    load=observed.load,
+                    forecast=forecasts.get(scaler.key),
+                    observed_replicas=targets[scaler.key].running,
+                    horizon_seconds=spec.horizon_steps(self._options.tick_seconds) * spec.step_seconds,
+                    metric_error=loads.errors.get(scaler.key, ""),
+                    spec=spec,
+                    target=_named(scaler, targets[scaler.key]),
+                )
+                for scaler, spec, before, observed, one in zip(batch, specs, handed, seen, made, strict=True)
+            ]
+
+        valid = [scaler for scaler in scalers if scaler.spec is not None]
         return {
-            key: Findings(
-                plan=one,
-                load=seen[key].load,
-                forecast=forecasts.get(key),
-                observed_replicas=targets[key].running,
-                horizon_seconds=spec.horizon_steps(self._options.tick_seconds) * spec.step_seconds,
-                metric_error=loads.errors.get(key, ""),
-                spec=spec,
-            )
-            for (key, (_, spec)), one in zip(named.items(), made, strict=True)
+            scaler.key: _failed(scaler, one, "Failed") if isinstance(one, Exception) else one
+            for scaler, one in zip(valid, in_parts(valid, planned), strict=True)
         }
+
+    def _hand_over(self, scaler: Scaler, target: Target) -> HandOver | None:
+        """A target that is scaled to zero is switched off, and takes nothing over."""
+        before = hand_over(scaler, _named(scaler, target)) if target.replicas else None
+        return before if before is not None and before.replicas > target.replicas else None
 
     async def _carry_out(
         self,
@@ -247,8 +286,8 @@ class _Pass:
                 async with self._gate:
                     done[scaler.key] = await self._write(scaler, found, targets.get(scaler.key))
             except Exception as error:
-                logger.exception("%s: unexpected", scaler)
-                done[scaler.key] = dataclasses.replace(found, error=repr(error), error_reason="Failed")
+                failed = _failed(scaler, error, "Failed")
+                done[scaler.key] = dataclasses.replace(found, error=failed.error, error_reason=failed.error_reason)
 
         if self._options.dry_run:
             done = findings
@@ -265,9 +304,9 @@ class _Pass:
                 return await self._finish(scaler, found)
             if target is not None and found.plan is not None:
                 found = await self._scale(scaler, found, target)
-        except LifecycleError as error:
-            logger.warning("%s: %s", scaler, error)
-            found = dataclasses.replace(found, error=str(error), error_reason="WriteFailed")
+        except Exception as error:
+            failed = _failed(scaler, error, "WriteFailed")
+            found = dataclasses.replace(found, error=failed.error, error_reason=failed.error_reason)
         try:
             await self._client.write_status(scaler, build_status(scaler, found, self._now))
         except LifecycleError as error:
@@ -280,13 +319,19 @@ class _Pass:
             return found
         if FINALIZER not in scaler.finalizers and scaler.spec.deletion_policy == "ReturnToMin":
             await self._client.add_finalizer(scaler)
-        if not found.plan.changes:
+        before = hand_over(scaler, _named(scaler, target))
+        if not found.plan.changes and before is None:
             return found
         # A rollout may have begun since the lists were read.
         if rollout := await self._rollout_now(scaler, scaler.spec):
             return dataclasses.replace(found, rollout=rollout)
-        await self._client.write_replicas(target, found.plan.desired)
-        return dataclasses.replace(found, written=True)
+        if found.plan.changes:
+            await self._client.write_replicas(target, found.plan.desired)
+            found = dataclasses.replace(found, written=True)
+        if before is not None and before.kind == REVISION.kind:
+            service = self._surroundings.inference_services[scaler.namespace, scaler.spec.target_ref.name]
+            await self._client.give_back(scaler.namespace, before.name, before.replicas, service)
+        return found
 
     async def _rollout_now(self, scaler: Scaler, spec: ScalerSpec) -> str | None:
         if spec.target_ref.kind != INFERENCE_SERVICE_KIND:
@@ -299,6 +344,9 @@ class _Pass:
         if FINALIZER not in scaler.finalizers:
             return found
         spec = scaler.spec
+        if found.error:  # what else is there is not known: the deletion waits
+            await self._client.write_status(scaler, build_status(scaler, found, self._now))
+            return found
         if spec is not None and spec.writes and spec.deletion_policy == "ReturnToMin" and not found.conflict:
             if found.rollout:
                 waiting = f"deletion waits: {found.rollout}"
@@ -340,28 +388,33 @@ def _observation(
     scaler: Scaler,
     spec: ScalerSpec,
     target: Target,
+    before: HandOver | None,
     loads: Loads,
     predicted: Forecast | None,
-    now: datetime,
 ) -> Observation:
     steps = spec.stabilization_steps
     # What could not be read is missing, however short a time ago it was known: only a forecast goes on from there.
     history = None if scaler.key in loads.errors else loads.histories.get(scaler.key)
     return Observation(
-        replicas=target.replicas,
+        replicas=target.replicas if before is None else before.replicas,
         load=history.load if history else None,
         recent_load=history.highest(steps) if history else None,
         coverage=history.coverage(steps) if history else 0.0,
         forecast=predicted,
-        period=_handed_over(scaler, target, now) or read_period(scaler.status),
+        period=read_period(scaler.status),
         ceiling=target.ceiling,
         scaled_up_at=read_scaled_up_at(scaler.status),
     )
 
 
-def _handed_over(scaler: Scaler, target: Target, now: datetime) -> Period | None:
-    """After a rollout the pace counts from the replicas that the Revision before had: the load did not begin anew."""
-    before = int(scaler.status.get("desiredReplicas") or 0)
-    if not target.new or before <= target.replicas:
-        return None
-    return Period(up=True, start=now.timestamp(), replicas=before)
+def _named(scaler: Scaler, target: Target) -> dict[str, str]:
+    return scaled_object(scaler, target.kind.kind, target.name)
+
+
+def _failed(scaler: Scaler, error: Exception, reason: str) -> Findings:
+    """The end of whatever went wrong with one scaler: on its own status, and in the log."""
+    if isinstance(error, LifecycleError | TimeoutError):
+        logger.warning("%s: %s", scaler, error)
+        return Findings(error=str(error), error_reason=reason)
+    logger.error("%s: unexpected", scaler, exc_info=error)
+    return Findings(error=f"unexpected: {error!r}", error_reason=reason)

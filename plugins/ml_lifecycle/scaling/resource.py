@@ -17,12 +17,19 @@ from pydantic.alias_generators import to_camel
 from ml_lifecycle.kubernetes.exceptions import UnknownKindError
 from ml_lifecycle.kubernetes.resource import ResourceKind, kind_of
 from ml_lifecycle.scaling.exceptions import InvalidScalerError
+from ml_lifecycle.scaling.manifests import section, text
+from ml_lifecycle.scaling.memory import remembered
 
 FINALIZER = "ml-lifecycle.io/return-replicas"
 INFERENCE_SERVICE_KIND = "InferenceService"
 USUAL_QUANTILE = 0.95
 USUAL_LEAD_SECONDS = 180  # until a replica has been seen to start
 RATE_WINDOW_STEPS = 4  # of the preset's rate(); so its value is half of that old
+
+# Of these an address in the API is made: none of them can lead out of the scaler's own namespace.
+API_VERSION = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?v[0-9]+((alpha|beta)[0-9]+)?$"
+KIND = r"^[A-Z][A-Za-z0-9]*$"
+OBJECT_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 
 Mode = Literal["auto", "dryRun", "reactiveOnly", "off"]
 Source = Literal["knative_otel", "knative_queue_proxy", "istio", "ml_serving", "kserve"]
@@ -39,9 +46,15 @@ class _Part(BaseModel):
 class TargetReference(_Part):
     """What is scaled: an InferenceService or anything with a scale subresource."""
 
-    api_version: str = Field(min_length=1, max_length=253)
-    kind: str = Field(min_length=1, max_length=253)
-    name: str = Field(max_length=253, pattern=r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$")
+    api_version: str = Field(max_length=253, pattern=API_VERSION)
+    kind: str = Field(max_length=63, pattern=KIND)
+    name: str = Field(max_length=253, pattern=OBJECT_NAME)
+
+    @model_validator(mode="after")
+    def _of_a_namespace(self) -> Self:
+        if not self.resource_kind.namespaced:
+            raise ValueError(f"a {self.kind} stands in no namespace, and a MLScaler scales what stands in its own")
+        return self
 
     @property
     def group(self) -> str:
@@ -61,7 +74,7 @@ class TargetReference(_Part):
 class Metric(_Part):
     """The load: a PromQL query that gives one series, or a preset and who counts for it."""
 
-    query: str | None = Field(default=None, min_length=1)
+    query: str | None = Field(default=None, min_length=1, max_length=4096)
     preset: Literal["requests_per_second"] | None = None
     source: Source | None = None
 
@@ -200,33 +213,34 @@ class Scaler:
         return f"{self.namespace}/{self.name}"
 
 
-def parse_spec(spec: Mapping[str, Any]) -> ScalerSpec:
+def parse_spec(spec: Any) -> ScalerSpec:
     """The spec with its defaults; InvalidScalerError names each field, its value and what is allowed."""
     try:
-        return ScalerSpec.model_validate(dict(spec))
+        return ScalerSpec.model_validate({} if spec is None else spec)
     except ValidationError as error:
         raise InvalidScalerError("; ".join(_explain(item) for item in error.errors())) from error
 
 
 def parse_scaler(manifest: Mapping[str, Any]) -> Scaler:
     """The scaler that an API object describes; it never fails, so that one bad object stops no other."""
-    metadata = manifest["metadata"]
+    metadata = section(manifest, "metadata")
     spec, invalid = None, ""
     try:
-        spec = parse_spec(manifest.get("spec") or {})
+        spec = parse_spec(manifest.get("spec"))
     except InvalidScalerError as error:
         invalid = str(error)
+    generation, finalizers = metadata.get("generation"), metadata.get("finalizers")
     return Scaler(
-        namespace=metadata["namespace"],
-        name=metadata["name"],
-        uid=metadata.get("uid", ""),
-        generation=int(metadata.get("generation") or 0),
-        resource_version=metadata.get("resourceVersion", ""),
-        finalizers=tuple(metadata.get("finalizers") or ()),
+        namespace=text(manifest, "metadata", "namespace"),
+        name=text(manifest, "metadata", "name"),
+        uid=text(manifest, "metadata", "uid"),
+        generation=generation if isinstance(generation, int) else 0,
+        resource_version=text(manifest, "metadata", "resourceVersion"),
+        finalizers=tuple(map(str, finalizers)) if isinstance(finalizers, list) else (),
         deleting=bool(metadata.get("deletionTimestamp")),
         spec=spec,
         invalid=invalid,
-        status=manifest.get("status") or {},
+        status=remembered(manifest.get("status")),
     )
 
 

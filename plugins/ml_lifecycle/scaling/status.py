@@ -47,12 +47,18 @@ class Findings:
     horizon_seconds: float | None = None
     written: bool = False  # the plan was carried out
     spec: ScalerSpec | None = None  # with what was measured
+    target: Mapping[str, str] | None = None  # the object that has the replicas
     invalid: str = ""
     conflict: str = ""
     rollout: str = ""
     metric_error: str = ""
     error: str = ""
     error_reason: str = ""
+
+    @property
+    def free(self) -> bool:
+        """Whether nothing is known that keeps the scaler from its target."""
+        return not (self.invalid or self.conflict or self.rollout or self.error)
 
 
 def read_period(status: Mapping[str, Any]) -> Period | None:
@@ -101,12 +107,22 @@ def build_status(scaler: Scaler, found: Findings, now: datetime) -> dict[str, An
         }
         if found.horizon_seconds is not None:
             status["forecast"]["horizonSeconds"] = round(found.horizon_seconds)
+    status |= _target(scaler, found)
     if spec is not None:
         status |= _measures(scaler, found, spec, now)
-    before = {item["type"]: item for item in scaler.status.get("conditions", [])}
+    before = {item["type"]: item for item in scaler.status.get("conditions", ())}
     conditions = [*_ready(scaler, found), *_details(scaler, found)]
     status["conditions"] = [_written(item, before.get(item.type), scaler.generation, now) for item in conditions]
     return status
+
+
+def _target(scaler: Scaler, found: Findings) -> dict[str, Any]:
+    """The object that is scaled: the last one, as long as the present one could not be reached."""
+    if scaler.spec is None or not scaler.spec.writes or found.conflict:
+        return {}
+    before = scaler.status.get("target")
+    target = dict(found.target) if found.target is not None and found.free else before
+    return {} if target is None else {"target": target}
 
 
 def _measures(scaler: Scaler, found: Findings, spec: ScalerSpec, now: datetime) -> dict[str, Any]:

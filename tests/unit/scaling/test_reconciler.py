@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import math
-from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from local.kubernetes.stand_in import KubernetesStandIn
 from ml_lifecycle.kubernetes import leases
 from ml_lifecycle.kubernetes.client import KubernetesClient
 from ml_lifecycle.kubernetes.exceptions import InvalidError
@@ -22,149 +20,14 @@ from ml_lifecycle.kubernetes.resource import (
     INFERENCE_SERVICE,
     MLSCALER,
     POD,
-    REVISION,
 )
 from ml_lifecycle.prometheus.answer import Sample, Series
-from ml_lifecycle.prometheus.exceptions import PrometheusUnavailableError
-from ml_lifecycle.scaling.client import LISTED, MIN_SCALE, ScalerClient, Target
-from ml_lifecycle.scaling.decision import Decision
-from ml_lifecycle.scaling.reconciler import PassOptions, reconcile
+from ml_lifecycle.scaling.client import LISTED, ScalerClient, Target
 from ml_lifecycle.scaling.resource import FINALIZER, Scaler
-from tests.unit.scaling.scaler_objects import SPEC, inference_service_target, manifest
+from tests.unit.scaling.scaler_objects import SPEC, inference_service_target
+from tests.unit.scaling.scaling_world import RPS, START, Prometheus, World, stand_in, world
 
-START = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
-RPS = {"preset": "requests_per_second"}
-Load = Callable[[float], float]  # of seconds since START
-
-
-class Prometheus:
-    """What the scaler asks of the client."""
-
-    identity = "http://nowhere"
-
-    def __init__(self) -> None:
-        self.load: Load = lambda _: 30.0
-        self.loads: dict[str, Load] = {}  # by query
-        self.labels: list[dict[str, str]] = [{}]
-        self.down = False
-        self.queries: list[str] = []
-        self.samples: list[int] = []  # that each range query asked for
-        self.capacity: float | None = None
-
-    async def instant(self, query: str, at: float) -> list[Sample]:
-        self.queries.append(query)
-        if self.down:
-            raise PrometheusUnavailableError("Prometheus at http://nowhere does not answer")
-        return [] if self.capacity is None else [Sample({}, self.capacity, at)]
-
-    async def range(self, query: str, start: float, end: float, step: float) -> list[Series]:
-        self.queries.append(query)
-        self.samples.append(round((end - start) / step) + 1)
-        if self.down:
-            raise PrometheusUnavailableError("Prometheus at http://nowhere does not answer")
-        load = self.loads.get(query, self.load)
-        times = [end - step * index for index in reversed(range(round((end - start) / step) + 1))]
-        found = [(at, load(at - START.timestamp())) for at in times]
-        present = [(at, value) for at, value in found if not math.isnan(value)]
-        return [Series(labels, *map(tuple, zip(*present, strict=True))) for labels in self.labels if present]
-
-
-class World:
-    """A cluster, its metrics and its clock."""
-
-    def __init__(self, kubernetes: KubernetesClient) -> None:
-        self.kubernetes = kubernetes
-        self.prometheus = Prometheus()
-
-    async def run(self, seconds: float = 0, **options: Any) -> list[Decision]:
-        now = START + timedelta(seconds=seconds)
-        return await reconcile(self.kubernetes, self.prometheus, now, PassOptions(tick_seconds=5, **options))  # type: ignore[arg-type]
-
-    async def deployment(self, name: str = "web", replicas: int = 1) -> None:
-        labels = {"app": name}
-        template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
-        await self.kubernetes.create(
-            {
-                "apiVersion": "apps/v1",
-                "kind": "Deployment",
-                "metadata": {"name": name, "namespace": "models"},
-                "spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template},
-            }
-        )
-
-    async def scaler(self, name: str = "web", **changes: Any) -> None:
-        body = manifest(name, **changes)
-        body["spec"] = {key: value for key, value in body["spec"].items() if value is not None}
-        del body["status"]
-        await self.kubernetes.create(body)
-
-    async def replicas(self, name: str = "web") -> int:
-        return int((await self.kubernetes.get(DEPLOYMENT, name, "models"))["spec"]["replicas"])
-
-    async def stored(self, name: str = "web") -> dict[str, Any]:
-        return await self.kubernetes.get(MLSCALER, name, "models")
-
-    async def condition(self, kind: str, name: str = "web") -> tuple[str, str]:
-        for item in (await self.stored(name))["status"]["conditions"]:
-            if item["type"] == kind:
-                return item["status"], item["message"]
-        return "", ""
-
-    async def inference_service(self, *, annotations: dict[str, str] | None = None, **predictor: Any) -> None:
-        model = {"modelFormat": {"name": "onnx"}, "storageUri": "s3://b/m"}
-        metadata = {"name": "digits", "namespace": "models", "annotations": annotations or {}}
-        await self.kubernetes.create(
-            {
-                "apiVersion": INFERENCE_SERVICE.api_version,
-                "kind": "InferenceService",
-                "metadata": metadata,
-                "spec": {"predictor": {"model": model, **predictor}},
-            }
-        )
-        traffic = [{"revisionName": "digits-predictor-00001", "percent": 100, "latestRevision": True}]
-        status = {"components": {"predictor": {"latestReadyRevision": "digits-predictor-00001", "traffic": traffic}}}
-        await self.kubernetes.merge_patch(
-            INFERENCE_SERVICE, "digits", "models", {"status": status}, subresource="status"
-        )
-
-    async def revision(self, **annotations: str) -> None:
-        await self.kubernetes.create(
-            {
-                "apiVersion": REVISION.api_version,
-                "kind": "Revision",
-                "metadata": {"name": "digits-predictor-00001", "namespace": "models", "annotations": annotations},
-                "spec": {"containers": [{"name": "kserve-container", "image": "i"}]},
-            }
-        )
-
-    async def min_scale(self) -> str | None:
-        found = await self.kubernetes.get(REVISION, "digits-predictor-00001", "models")
-        return (found["metadata"].get("annotations") or {}).get(MIN_SCALE)
-
-    async def knative(self, **predictor: Any) -> None:
-        await self.inference_service(**predictor)
-        await self.revision()
-        await self.scaler("digits", targetRef=inference_service_target(), metric=RPS)
-        self.prometheus.labels = [{"k8s_namespace_name": "models", "kn_configuration_name": "digits-predictor"}]
-
-
-@pytest.fixture(scope="module")
-def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesStandIn]:
-    with KubernetesStandIn(tmp_path_factory.mktemp("kubernetes")) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-async def world(stand_in: KubernetesStandIn, tmp_path: Path) -> AsyncIterator[World]:
-    async with KubernetesClient.from_kubeconfig(stand_in.kubeconfig) as client:
-        yield World(client)
-        for kind in (MLSCALER, HORIZONTAL_POD_AUTOSCALER, DEPLOYMENT, POD, REVISION, INFERENCE_SERVICE, leases.LEASE):
-            for item in await client.list(kind, "models"):
-                if item["metadata"].get("finalizers"):
-                    await client.merge_patch(
-                        kind, item["metadata"]["name"], "models", {"metadata": {"finalizers": None}}
-                    )
-                await client.delete(kind, item["metadata"]["name"], "models")
+__all__ = ["stand_in", "world"]
 
 
 async def test_a_ramp_is_met_with_replicas_before_it_arrives(world: World) -> None:
@@ -341,24 +204,6 @@ async def test_knative_is_scaled_by_the_revisions_annotation(world: World) -> No
     assert (again.replicas, again.written) == (3, False)
 
 
-async def test_a_rolled_out_revision_takes_over_the_replicas_at_once(world: World) -> None:
-    """Whatever the pace: the load that the Revision before carried has not gone."""
-    await world.knative()
-    await world.kubernetes.merge_patch(
-        MLSCALER, "digits", "models", {"status": {"desiredReplicas": 9}}, subresource="status"
-    )
-    world.prometheus.load = lambda _: 355.0
-    (decision,) = await world.run()
-    assert (decision.replicas, decision.desired, await world.min_scale()) == (1, 9, "9")
-    await world.kubernetes.merge_patch(REVISION, "digits-predictor-00001", "models", _asked(1))
-    (decision,) = await world.run(60)
-    assert decision.desired == 5
-
-
-def _asked(replicas: int) -> dict[str, Any]:
-    return {"metadata": {"annotations": {MIN_SCALE: str(replicas)}}}
-
-
 async def test_the_revisions_own_maximum_is_kept(world: World) -> None:
     await world.inference_service()
     await world.revision(**{"autoscaling.knative.dev/max-scale": "2"})
@@ -377,7 +222,7 @@ async def test_a_held_lease_keeps_the_scaler_away(world: World) -> None:
     (decision,) = await world.run(5)
     assert decision.cause == "RolloutInProgress"
     assert "roll_out_model/run" in (await world.condition("RolloutInProgress", "digits"))[1]
-    assert await world.min_scale() is None
+    assert await world.min_scale() == "1"
     await leases.release(world.kubernetes, "models", "ml-lifecycle-digits", "roll_out_model/run")
     await world.run(10)
     assert await world.min_scale() == "3"
@@ -394,7 +239,7 @@ async def test_a_lease_taken_during_the_pass_still_counts(world: World) -> None:
     world.prometheus.range = slow  # type: ignore[method-assign]
     (decision,) = await world.run(5)
     assert decision.cause == "RolloutInProgress"
-    assert await world.min_scale() is None
+    assert await world.min_scale() == "1"
 
 
 async def test_an_open_canary_keeps_the_scaler_away(world: World) -> None:
@@ -402,7 +247,7 @@ async def test_an_open_canary_keeps_the_scaler_away(world: World) -> None:
     world.prometheus.load = lambda _: 120.0
     (decision,) = await world.run()
     assert "open at 25 %" in decision.why
-    assert await world.min_scale() is None
+    assert await world.min_scale() == "1"
 
 
 async def test_a_deletion_waits_for_the_rollout(world: World) -> None:

@@ -35,6 +35,102 @@ def test_refuses_with_field_and_value(changes: dict[str, Any], says: str) -> Non
         spec(**changes)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": "../kube-system/deployment"},
+        {"kind": "../../namespaces/kube-system/deployment"},
+        {"kind": "Deployment/x"},
+        {"kind": "Deployment?x=y"},
+        {"kind": "Deployment#"},
+        {"kind": "%2e%2e"},
+        {"kind": ".."},
+        {"kind": "Deployment\n"},
+        {"kind": ""},
+        {"kind": "deployment"},
+        {"kind": 5},
+        {"apiVersion": "apps/v1/namespaces/kube-system"},
+        {"apiVersion": "../v1"},
+        {"apiVersion": "apps/../v1"},
+        {"apiVersion": "apps"},
+        {"apiVersion": "apps/v1?x"},
+        {"apiVersion": "a..b/v1"},
+        {"apiVersion": "%2e%2e/v1"},
+        {"apiVersion": "apps/v1\n"},
+        {"name": "../x"},
+        {"name": ".."},
+        {"name": "a..b"},
+        {"name": "a/b"},
+        {"name": "a%2fb"},
+        {"name": "web\n"},
+        {"apiVersion": "v1", "kind": "Namespace", "name": "kube-system"},
+    ],
+    ids=repr,
+)
+def test_a_target_can_only_be_an_object_of_the_scalers_own_namespace(changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidScalerError, match=r"spec\.targetRef"):
+        spec(targetRef={**SPEC["targetRef"], **changes})
+
+
+@pytest.mark.parametrize("api_version", ["v1", "apps/v1", "argoproj.io/v1alpha1", "leaderworkerset.x-k8s.io/v1beta2"])
+def test_what_has_a_scale_subresource_may_be_a_target(api_version: str) -> None:
+    target = {"apiVersion": api_version, "kind": "Rollout", "name": "my.web-1"}
+    assert spec(targetRef=target).target_ref.api_version == api_version
+
+
+@pytest.mark.parametrize("odd", [None, "text", 5, [], [1], {"metric": None}, {"targetRef": []}])
+def test_an_odd_spec_is_an_invalid_scaler(odd: Any) -> None:
+    scaler = parse_scaler({**manifest(), "spec": odd})
+    assert scaler.spec is None
+    assert scaler.invalid.startswith("spec")
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        "text",
+        5,
+        [],
+        {"conditions": None},
+        {"conditions": [None, 5, {"type": "Ready"}, {"type": "Ready", "status": "True", "lastTransitionTime": None}]},
+        {"scalingPeriod": "Up"},
+        {"scalingPeriod": {"direction": "Up", "startTime": None, "replicas": 3}},
+        {"scalingPeriod": {"direction": "Up", "startTime": "2026-11-21T12:00:00", "replicas": 3}},
+        {"scalingPeriod": {"direction": "Up", "startTime": "2026-11-21T12:00:00Z", "replicas": 10**30}},
+        {"lastScaleTime": None},
+        {"lastScaleTime": 5},
+        {"measuredTime": "yesterday"},
+        {"capacityPerReplica": "much"},
+        {"capacityPerReplica": -5},
+        {"desiredReplicas": "three"},
+        {"desiredReplicas": -3},
+        {"desiredReplicas": 10**30},
+        {"forecast": 5},
+        {"forecast": {"peak": "high"}},
+        {"target": "web"},
+    ],
+    ids=repr,
+)
+def test_what_cannot_be_read_of_a_status_is_forgotten(status: Any) -> None:
+    scaler = parse_scaler(manifest(status=status))
+    assert scaler.status == {}
+    assert scaler.spec is not None
+
+
+def test_what_can_be_read_of_a_status_is_remembered() -> None:
+    condition = {
+        "type": "Ready",
+        "status": "True",
+        "reason": "LoadRises",
+        "message": "",
+        "observedGeneration": 3,
+        "lastTransitionTime": "2026-11-21T12:00:00Z",
+    }
+    period = {"direction": "Down", "startTime": "2026-11-21T12:00:00Z", "replicas": 3}
+    status = {"load": 5.5, "desiredReplicas": 4, "scalingPeriod": period, "conditions": [condition]}
+    assert parse_scaler(manifest(status={**status, "older": 1})).status == status
+
+
 def test_missing_fields_are_named_at_once() -> None:
     with pytest.raises(InvalidScalerError) as error:
         parse_spec({})
@@ -112,6 +208,8 @@ def _same_limits(name: str, mine: dict[str, Any], theirs: dict[str, Any]) -> Non
     highest = (mine.get("maximum", mine.get("exclusiveMaximum")), "exclusiveMaximum" in mine)
     assert lowest == (theirs.get("minimum"), theirs.get("exclusiveMinimum", False)), name
     assert highest == (theirs.get("maximum"), theirs.get("exclusiveMaximum", False)), name
+    for key in ("minLength", "maxLength", "pattern"):
+        assert mine.get(key) == theirs.get(key), f"{name} {key}"
     allowed = mine.get("enum") or ([mine["const"]] if "const" in mine else None)
     assert allowed == theirs.get("enum"), name
 
