@@ -257,7 +257,7 @@ async def test_a_deletion_waits_for_the_rollout(world: World) -> None:
     await world.kubernetes.delete(MLSCALER, "digits", "models")
     await world.run(5)
     assert (await world.condition("RolloutInProgress", "digits"))[1].startswith("deletion waits")
-    await world.run(100)
+    await world.run(600)
     assert await world.kubernetes.find(MLSCALER, "digits", "models") is None
 
 
