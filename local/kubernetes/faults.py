@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 _REASONS = {
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "NotFound",
     409: "Conflict",
+    410: "Expired",
     429: "TooManyRequests",
     500: "InternalError",
     503: "ServiceUnavailable",
@@ -18,10 +22,11 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to requests that match; `times` None means to every one.
+    """What happens to requests that match; `times` None means to every one, `spared` come through before.
 
     status: answer with this error. close: "before" cuts the connection before the server acts, "after" once it has
-    acted, so that the answer is lost. delay_seconds: before anything else.
+    acted, so that the answer is lost; "within" after half of the answer's body. text: answer with this text instead,
+    with `status` or 200. delay_seconds: before anything else.
     """
 
     method: str = "*"
@@ -29,9 +34,11 @@ class Fault:
     status: int | None = None
     retry_after: int | None = None
     message: str = "injected fault"
-    close: Literal["before", "after"] | None = None
+    close: Literal["before", "after", "within"] | None = None
+    text: str | None = None
     delay_seconds: float = 0
     times: int | None = 1
+    spared: int = 0
 
     @property
     def reason(self) -> str:
@@ -69,11 +76,13 @@ class Faults:
             self.requests.append((method, path))
             for index, (fault, happened) in enumerate(self._faults):
                 if fault.matches(method, path):
-                    if fault.times is not None and happened + 1 >= fault.times:
+                    if fault.times is not None and happened + 1 >= fault.times + fault.spared:
                         del self._faults[index]
                     else:
                         self._faults[index] = (fault, happened + 1)
-                    return fault
+                    if happened >= fault.spared:
+                        return fault
+                    break
         return None
 
     def count(self, method: str, path: str = ".*") -> int:

@@ -22,6 +22,7 @@ from local.kubernetes import discovery, patches, scale, schema, tables
 from local.kubernetes.faults import Fault, Faults
 from local.kubernetes.kinds import Definition
 from local.kubernetes.logs import LogOptions, log_path, read_log
+from local.kubernetes.pages import Pages
 from local.kubernetes.store import Manifest, Store, Subscription
 from ml_lifecycle.kubernetes.exceptions import ExpiredError, InvalidError, KubernetesError, NotFoundError
 from ml_lifecycle.kubernetes.resource import POD, ResourceKind
@@ -52,6 +53,7 @@ class Server:
         self._token = token
         self._faults = faults
         self._subscriptions: set[Subscription] = set()
+        self._pages = Pages()
         self._closing = asyncio.Event()
 
     @asynccontextmanager
@@ -90,6 +92,8 @@ class Server:
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await handler(request)
+        except _NoSuchPathError as error:
+            return web.Response(text=error.message + "\n", status=404)
         except KubernetesError as error:
             return _status_response(error)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -98,6 +102,8 @@ class Server:
 
     async def _fail(self, request: web.Request, handler: Handler, fault: Fault) -> web.StreamResponse:
         await asyncio.sleep(fault.delay_seconds)
+        if fault.text is not None:
+            return web.Response(text=fault.text, status=fault.status or 200)
         if fault.status is not None:
             response = _status_response(KubernetesError(fault.message, status=fault.status, reason=fault.reason))
             if fault.retry_after is not None:
@@ -106,6 +112,8 @@ class Server:
         if fault.close == "before":
             return _cut(request)
         response = await self._answer(request, handler)
+        if fault.close == "within" and isinstance(response, web.Response):
+            return await _broken_off(request, response)
         return _cut(request) if fault.close == "after" else response
 
     async def _administer_faults(self, request: web.Request) -> web.Response:
@@ -168,14 +176,19 @@ class Server:
     def _list(self, request: web.Request, address: _Address) -> web.Response:
         resource = address.definition.resource
         query = request.query
-        with self._store.locked():
-            items = self._store.list(
-                resource, address.namespace, query.get("labelSelector"), query.get("fieldSelector")
-            )
-            version = self._store.version
+        if query.get("continue"):
+            page = self._pages.next(query)
+        else:
+            with self._store.locked():
+                items = self._store.list(
+                    resource, address.namespace, query.get("labelSelector"), query.get("fieldSelector")
+                )
+                page = self._pages.first(items, self._store.version, query)
         if tables.wanted(_accept(request)):
-            return web.json_response(tables.table(address.definition.columns, items, version, datetime.now(UTC)))
-        return web.json_response(_list_of(resource, items, version))
+            shown = tables.table(address.definition.columns, page.items, page.version, datetime.now(UTC))
+        else:
+            shown = _list_of(resource, page.items, page.version)
+        return web.json_response({**shown, "metadata": page.metadata})
 
     def _delete_all(self, request: web.Request, address: _Address) -> web.Response:
         resource, query = address.definition.resource, request.query
@@ -502,8 +515,24 @@ def _cut(request: web.Request) -> web.Response:
     return web.Response()
 
 
-def _no_such_path() -> NotFoundError:
-    return NotFoundError("the server could not find the requested resource")
+async def _broken_off(request: web.Request, whole: web.Response) -> web.StreamResponse:
+    """Half of an answer whose head promises all of it."""
+    body = whole.body if isinstance(whole.body, bytes) else b""
+    response = web.StreamResponse(status=whole.status, headers={"Content-Type": "application/json"})
+    response.content_length = len(body)
+    await response.prepare(request)
+    await response.write(body[: len(body) // 2])
+    if request.transport is not None:
+        request.transport.close()
+    return response
+
+
+class _NoSuchPathError(NotFoundError):
+    """A path below which nothing is served: the API server answers with a text, not with a Status."""
+
+
+def _no_such_path() -> _NoSuchPathError:
+    return _NoSuchPathError("404 page not found")
 
 
 def _not_allowed(request: web.Request) -> KubernetesError:

@@ -3,7 +3,7 @@
 import pytest
 
 from ml_lifecycle.kubernetes.conditions import Progress, Verdict, condition
-from ml_lifecycle.kubernetes.exceptions import ForbiddenError, NotFoundError
+from ml_lifecycle.kubernetes.exceptions import DeniedError, NotFoundError
 from ml_lifecycle.kubernetes.resource import DEPLOYMENT, HTTP_ROUTE, INFERENCE_SERVICE, POD, SERVICE
 
 NAME = "contract"
@@ -154,12 +154,12 @@ async def test_impossible_canaries_are_refused(rollout):
         [({**canary, "maxReplicas": 2}, 10)],
         [({**canary, "minReplicas": 2}, 10)],
     ):
-        with pytest.raises(ForbiddenError, match="denied the request"):
+        with pytest.raises(DeniedError, match="denied the request"):
             await rollout.apply(stable, *canaries)
-    with pytest.raises(ForbiddenError, match="denied the request"):
+    with pytest.raises(DeniedError, match="denied the request"):
         await rollout.apply(stable, (canary, 10), mode="Knative")
     await rollout.apply(stable)
-    with pytest.raises(ForbiddenError, match="requires a model change"):
+    with pytest.raises(DeniedError, match="requires a model change"):
         await rollout.apply({**stable, "name": "v2"})
 
 

@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "plugins" / "ml_lifecycle"
 DOES_IO = {
     "data_lake/job_code.py",  # reads the installation's files
     "dataproc/cleanup.py",  # deletes clusters
+    "kubernetes/access.py",  # opens the API's client
     "kserve/notifiers.py",  # tells people
     "kserve/own_queries.py",  # asks Prometheus
     "kserve/queries.py",  # asks Prometheus

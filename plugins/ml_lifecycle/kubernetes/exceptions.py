@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,6 +45,11 @@ class NotFoundError(KubernetesError):
     status = 404
     reason = "NotFound"
 
+    @property
+    def of_object(self) -> bool:
+        """Whether the API says that the object is absent; not that it, or what stands before it, has no such path."""
+        return self.reason == NotFoundError.reason
+
 
 class AlreadyExistsError(KubernetesError):
     """An object of this name exists."""
@@ -74,6 +80,14 @@ class InvalidError(KubernetesError):
 
     status = 422
     reason = "Invalid"
+
+
+class InvalidNameError(InvalidError):
+    """A name, namespace or kind that no object can have: it is no part of an address, and nothing was sent."""
+
+
+class DeniedError(InvalidError):
+    """An admission webhook or policy refuses the object, or breaks over it; repeating the request cannot help."""
 
 
 class ForbiddenError(KubernetesError):
@@ -107,6 +121,13 @@ class UnauthorizedError(UnavailableError):
     reason = "Unauthorized"
 
 
+class TooLargeError(UnavailableError):
+    """The answer is larger than this client keeps."""
+
+    status = 200
+    reason = ""
+
+
 class LeaseHeldError(LifecycleError):
     """Another holder has the Lease."""
 
@@ -137,6 +158,7 @@ _BY_STATUS: dict[int, type[KubernetesError]] = {
     401: UnauthorizedError,
     403: ForbiddenError,
     404: NotFoundError,
+    408: UnavailableError,
     409: ConflictError,
     410: ExpiredError,
     413: InvalidError,
@@ -146,15 +168,43 @@ _BY_STATUS: dict[int, type[KubernetesError]] = {
 }
 # The API server answers 500 to an applied object that does not fit its schema.
 _UNTYPED = "failed to create typed patch object"
+# The API server's words for a webhook that judged an object, and for one that it could not ask.
+_DENIED = re.compile(r"^(admission webhook \S+ denied the request|ValidatingAdmissionPolicy .* denied request)")
+_UNASKED = re.compile(r"failed (calling|to call) webhook")
+# What a Go server says of a path that it does not have; the API server does so for a group that it does not serve.
+_NO_PATH = "404 page not found"
 
 
 def error_from_status(code: int, body: Mapping[str, Any], request: str = "") -> KubernetesError:
     """The error that a metav1.Status (or any other body of an error response) stands for."""
     reason = str(body.get("reason") or "")
     message = str(body.get("message") or reason or f"HTTP {code}")
-    error = _BY_STATUS.get(code, UnavailableError if code >= 500 else KubernetesError)
+    error = _BY_STATUS.get(code, KubernetesError if 400 <= code < 500 else UnavailableError)
+    details = body.get("details")
     if code == 409 and reason == "AlreadyExists":
         error = AlreadyExistsError
+    if code == 404 and not reason and message.strip() != _NO_PATH:
+        error = UnavailableError  # a gateway's page; the API's own word has a reason
     if code == 500 and message.startswith(_UNTYPED):
         error = InvalidError
-    return error(message, status=code, reason=reason, details=body.get("details"), request=request)
+    if _denied(code, message):
+        error = DeniedError
+    return error(
+        message,
+        status=code,
+        reason=reason,
+        details=details if isinstance(details, Mapping) else None,
+        request=request,
+    )
+
+
+def _denied(code: int, message: str) -> bool:
+    """Whether a webhook refuses the object; one that fails for a reason of its own does not, one that panics does."""
+    if _DENIED.match(message) is None:
+        return False
+    return code < 500 or "panic: " in message
+
+
+def never_reached_storage(body: Mapping[str, Any]) -> bool:
+    """Whether the API refused a write before storing anything, because a webhook could not be asked."""
+    return _UNASKED.search(str(body.get("message") or "")) is not None

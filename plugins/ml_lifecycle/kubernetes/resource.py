@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
-from ml_lifecycle.kubernetes.exceptions import UnknownKindError
+from ml_lifecycle.kubernetes.exceptions import InvalidNameError, UnknownKindError
+
+# What Kubernetes allows, and the length of it (RFC 1123); none of it has a meaning in an address.
+_LABEL = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
+_PATTERNS = {
+    "name": re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*"),
+    "namespace": re.compile(_LABEL),
+    "API group": re.compile(rf"(?:(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*)?"),
+    "API version": re.compile(r"v[0-9][a-z0-9]{0,30}"),
+    "plural": re.compile(_LABEL),
+    "subresource": re.compile(r"[a-z]{1,63}"),
+}
 
 
 @dataclass(frozen=True)
@@ -25,12 +38,29 @@ class ResourceKind:
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, name: str | None = None, namespace: str | None = None, subresource: str | None = None) -> str:
-        """Path below the server's address: of the collection without `name`; of all namespaces without `namespace`."""
-        parts = ["/apis" if self.group else "/api", self.api_version]
-        if self.namespaced and namespace:
-            parts += ["namespaces", namespace]
-        parts += [part for part in (self.plural, name, subresource) if part]
-        return "/".join(parts)
+        """Path below the server's address: of the collection without `name`; of all namespaces without `namespace`.
+
+        InvalidNameError for a part that no object can have, so that an address is always of the kind and namespace
+        that were meant.
+        """
+        root = ["apis", self._part("API group", self.group)] if self.group else ["api"]
+        parts = [*root, self._part("API version", self.version)]
+        if self.namespaced and namespace is not None:
+            parts += ["namespaces", self._part("namespace", namespace)]
+        parts.append(self._part("plural", self.plural))
+        if name is not None:
+            parts.append(self._part("name", name))
+        if subresource is not None:
+            parts.append(self._part("subresource", subresource))
+        return "/" + "/".join(quote(part, safe="") for part in parts)
+
+    def _part(self, what: str, text: str) -> str:
+        if not isinstance(text, str) or _PATTERNS[what].fullmatch(text) is None:
+            raise InvalidNameError(
+                f"{text!r} is no {what} of a {self.kind or self.plural}: lower-case letters, digits and hyphens, "
+                "as Kubernetes has it"
+            )
+        return text
 
     def __str__(self) -> str:
         return f"{self.plural}.{self.group}" if self.group else self.plural

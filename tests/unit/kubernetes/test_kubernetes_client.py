@@ -20,13 +20,15 @@ from ml_lifecycle.kubernetes.exceptions import (
     ConflictError,
     ExpiredError,
     InvalidError,
+    InvalidNameError,
     NotFoundError,
+    TooLargeError,
     UnauthorizedError,
     UnavailableError,
     WaitFailedError,
     WaitTimeoutError,
 )
-from ml_lifecycle.kubernetes.resource import CONFIG_MAP, NAMESPACE, POD
+from ml_lifecycle.kubernetes.resource import CONFIG_MAP, NAMESPACE, POD, ResourceKind
 
 pytestmark = pytest.mark.slow  # starts programs or a database
 
@@ -156,6 +158,161 @@ async def test_credentials_that_the_api_does_not_know_say_nothing_of_any_object(
         with pytest.raises(UnavailableError) as refused:
             await client.list(NAMESPACE)
     assert type(refused.value) is UnauthorizedError
+
+
+@pytest.mark.parametrize("fault", [Fault(close="within"), Fault(text="<html>log in</html>"), Fault(text='"x"')])
+async def test_an_answer_that_breaks_off_or_is_none_is_asked_for_again(stand_in, client, fault):
+    stand_in.store.create(config_map(a="1"))
+    for call in (
+        client.get(CONFIG_MAP, "settings", "models"),
+        client.list(CONFIG_MAP, "models"),
+        client.apply(config_map(b="1"), field_manager="m"),
+        client.delete(CONFIG_MAP, "settings", "models"),
+    ):
+        stand_in.faults.clear()
+        stand_in.faults.add(fault)
+        await call
+        assert len(stand_in.faults.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<html>", '"Unauthorized"', "[]", "{}", "[" * 100_000, '{"metadata": {"resourceVersion": "1"}, "items": ["x"]}'],
+)
+async def test_what_is_no_answer_of_the_api_is_unavailable(stand_in, client, text):
+    stand_in.faults.add(Fault(text=text, times=None))
+    with pytest.raises(UnavailableError, match="no answer of the Kubernetes API"):
+        await client.list(CONFIG_MAP, "models")
+    assert stand_in.faults.count("GET") == 3
+
+
+async def test_a_create_whose_answer_breaks_off_is_not_repeated(stand_in, client):
+    stand_in.faults.add(Fault("POST", close="within"))
+    with pytest.raises(UnavailableError):
+        await client.create(config_map())
+    assert stand_in.faults.count("POST") == 1
+
+
+async def test_a_create_that_no_webhook_could_judge_is_repeated(stand_in, client):
+    stand_in.faults.add(Fault("POST", status=500, message='failed calling webhook "w": connection refused'))
+    await client.create(config_map())
+
+
+async def test_a_webhook_that_panics_over_an_object_refuses_it(stand_in, client):
+    stand_in.faults.add(Fault("PATCH", status=500, message='admission webhook "w" denied the request: panic: index'))
+    with pytest.raises(InvalidError, match="panic"):
+        await client.apply(config_map(a="1"), field_manager="m")
+    assert stand_in.faults.count("PATCH") == 1
+
+
+async def test_a_single_401_is_not_noticed(stand_in, client):
+    stand_in.faults.add(Fault("POST", status=401, times=2))
+    await client.create(config_map())
+    assert stand_in.faults.count("POST") == 3
+
+
+async def test_a_token_that_ended_is_fetched_again(stand_in, tmp_path):
+    """An exec plugin gives the first time a token that the server does not know (any more)."""
+    config = json.loads(stand_in.kubeconfig.read_text())
+    token = config["users"][0]["user"].pop("token")
+    plugin, seen = tmp_path / "plugin", tmp_path / "seen"
+    credential = '{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"%s"}}'
+    plugin.write_text(
+        f"#!/bin/sh\nif [ -e {seen} ]; then echo '{credential % token}'; else echo '{credential % 'ended'}'; fi\n"
+        f"echo x >> {seen}\n"
+    )
+    plugin.chmod(0o755)
+    command = {"apiVersion": "client.authentication.k8s.io/v1", "command": str(plugin), "interactiveMode": "Never"}
+    config["users"][0]["user"]["exec"] = command
+    async with KubernetesClient.from_kubeconfig(config) as client:
+        await asyncio.gather(*(client.list(NAMESPACE) for _ in range(5)))
+        await client.list(NAMESPACE)
+    assert seen.read_text().count("x") == 2  # once at the beginning, once for all five
+
+
+async def test_credentials_that_cannot_be_read_are_named_without_what_they_hold(tmp_path):
+    (tmp_path / "config").write_text("users: [a-secret")
+    with pytest.raises(UnavailableError, match="cannot be read") as refused:
+        async with KubernetesClient.from_kubeconfig(tmp_path / "config"):
+            pass
+    assert "a-secret" not in f"{refused.value} {refused.value.__cause__!r}"
+
+
+async def test_a_name_that_leads_elsewhere_is_refused_before_anything_is_sent(stand_in, client):
+    elsewhere = "../../../kube-system/pods/p"
+    kind = ResourceKind("apps", "v1", "Odd", "../namespaces")
+    for call in (
+        client.get(POD, elsewhere, "models"),
+        client.list(POD, elsewhere),
+        client.list(POD, ""),
+        client.delete(POD, "p", elsewhere),
+        client.merge_patch(POD, "p?force=true", "models", {}),
+        client.logs(elsewhere, "models"),
+        client.list(kind, "models"),
+        client.apply(config_map("a#b"), field_manager="m"),
+    ):
+        with pytest.raises(InvalidNameError):
+            await call
+    assert stand_in.faults.requests == []
+
+
+async def test_a_gateway_s_404_is_no_absence(stand_in, client):
+    stand_in.faults.add(Fault(status=404, text="<html>no such page</html>", times=None))
+    for call in (client.find(POD, "p", "models"), client.delete(POD, "p", "models")):
+        with pytest.raises(UnavailableError):
+            await call
+
+
+async def test_a_kind_that_the_server_does_not_know_is_no_absence(stand_in, client):
+    kind = ResourceKind("example.com", "v1", "Nothing", "nothings")
+    with pytest.raises(NotFoundError, match="page not found"):
+        await client.find(kind, "x", "models")
+    assert await client.find(CONFIG_MAP, "x", "models") is None
+
+
+async def test_a_list_is_read_in_pages_of_one_moment(stand_in):
+    stand_in.faults.clear()
+    for number in range(7):
+        stand_in.store.create(config_map(f"page-{number}"))
+    async with KubernetesClient.from_kubeconfig(stand_in.kubeconfig, page=3) as client:
+        names = [item["metadata"]["name"] for item in await client.list(CONFIG_MAP, "models")]
+    assert [name for name in names if name.startswith("page-")] == [f"page-{number}" for number in range(7)]
+    assert stand_in.faults.count("GET", "configmaps") >= 3
+
+
+async def test_a_list_whose_moment_is_forgotten_begins_again(stand_in):
+    stand_in.faults.clear()
+    for number in range(5):
+        stand_in.store.create(config_map(f"again-{number}"))
+    async with KubernetesClient.from_kubeconfig(stand_in.kubeconfig, page=2) as client:
+        stand_in.faults.add(Fault("GET", "configmaps", status=410, spared=1))
+        names = [item["metadata"]["name"] for item in await client.list(CONFIG_MAP, "models")]
+        assert len(names) == len(set(names))
+        assert {f"again-{number}" for number in range(5)} <= set(names)
+        stand_in.faults.add(Fault("GET", "configmaps", status=410, times=None))
+        with pytest.raises(UnavailableError, match="takes longer"):
+            await client.list(CONFIG_MAP, "models")
+
+
+async def test_a_page_that_is_too_large_is_read_in_smaller_ones(stand_in):
+    stand_in.faults.clear()
+    for number in range(6):
+        stand_in.store.create(config_map(f"large-{number}", text="x" * 20_000))
+    limits = {"page": 100, "largest_answer_bytes": 50_000}
+    async with KubernetesClient.from_kubeconfig(stand_in.kubeconfig, **limits) as client:
+        names = {item["metadata"]["name"] for item in await client.list(CONFIG_MAP, "models")}
+        assert {f"large-{number}" for number in range(6)} <= names
+        stand_in.store.create(config_map("huge", text="x" * 60_000))
+        with pytest.raises(TooLargeError):
+            await client.get(CONFIG_MAP, "huge", "models")
+
+
+async def test_a_slow_answer_is_given_up_and_asked_for_again(stand_in):
+    stand_in.faults.clear()
+    stand_in.faults.add(Fault("GET", delay_seconds=20))
+    async with KubernetesClient.from_kubeconfig(stand_in.kubeconfig, timeout_seconds=2) as client:
+        await client.list(NAMESPACE)
+    assert stand_in.faults.count("GET") >= 2
 
 
 async def test_an_unreachable_server_is_named(stand_in):

@@ -3,9 +3,11 @@ import pytest
 from ml_lifecycle.kubernetes.exceptions import (
     AlreadyExistsError,
     ConflictError,
+    DeniedError,
     ExpiredError,
     ForbiddenError,
     InvalidError,
+    InvalidNameError,
     KubernetesError,
     NotFoundError,
     UnauthorizedError,
@@ -13,7 +15,7 @@ from ml_lifecycle.kubernetes.exceptions import (
     UnknownKindError,
     error_from_status,
 )
-from ml_lifecycle.kubernetes.resource import DEPLOYMENT, INFERENCE_SERVICE, KINDS, NAMESPACE, POD, kind_of
+from ml_lifecycle.kubernetes.resource import DEPLOYMENT, INFERENCE_SERVICE, KINDS, NAMESPACE, POD, ResourceKind, kind_of
 
 
 def test_paths():
@@ -51,6 +53,15 @@ def test_an_unknown_kind_is_named():
         (500, "", "failed to create typed patch object (…)", InvalidError),
         (503, "", "", UnavailableError),
         (405, "MethodNotAllowed", "", KubernetesError),
+        (404, "", "404 page not found", NotFoundError),
+        (404, "", "<html>no such page</html>", UnavailableError),
+        (302, "", "moved", UnavailableError),
+        (500, "InternalError", 'Internal error occurred: failed calling webhook "w": refused', UnavailableError),
+        (500, "", 'admission webhook "w" denied the request: panic: index out of range [recovered]', DeniedError),
+        (500, "", 'admission webhook "w" denied the request: Get "https://10.0.0.1": refused', UnavailableError),
+        (403, "Forbidden", 'admission webhook "w" denied the request: no', DeniedError),
+        (400, "BadRequest", 'admission webhook "w" denied the request: no', DeniedError),
+        (422, "Invalid", "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no", DeniedError),
     ],
 )
 def test_errors_by_status(code, reason, message, error):
@@ -68,3 +79,26 @@ def test_a_conflict_names_the_owners_of_fields():
     error = error_from_status(409, {"reason": "Conflict", "message": "m", "details": {"causes": causes}})
     assert isinstance(error, ConflictError)
     assert error.owners == {".spec.replicas": 'conflict with "kubectl"'}
+
+
+NO_NAMES = (
+    *("", ".", "..", "a/b", "../kube-system/deployments/coredns", "a?b", "a#b", "a%2e", "%2e%2e", "a\n", "\n", "a b"),
+    *("a\\b", "A", "a_b", "-a", "a-", "a..b", "é", "a\x00", "a;b", "x" * 254, None, 5),
+)
+
+
+@pytest.mark.parametrize("part", NO_NAMES)
+@pytest.mark.parametrize("place", ["name", "namespace", "plural", "version", "group", "subresource"])
+def test_no_part_of_an_address_leads_elsewhere(place, part):
+    if (part is None and place not in {"plural", "version"}) or (part == "" and place == "group"):
+        pytest.skip("leaving it out is allowed")
+    kind = {"group": "apps", "version": "v1", "plural": "deployments"}
+    where = {"name": "web", "namespace": "models", "subresource": "scale"}
+    (kind if place in kind else where)[place] = part
+    with pytest.raises(InvalidNameError, match="is no"):
+        ResourceKind(kind["group"], kind["version"], "Deployment", kind["plural"]).path(**where)
+
+
+@pytest.mark.parametrize("name", ["a", "digits-predictor-00001", "coredns.v1.example.com", "0", "x" * 63])
+def test_names_that_kubernetes_allows_are_allowed(name):
+    assert DEPLOYMENT.path(name, "models") == f"/apis/apps/v1/namespaces/models/deployments/{name}"

@@ -58,7 +58,10 @@ class ServiceClient:
         if not is_standard(found):
             return read(found)
         name, namespace = found["metadata"]["name"], found["metadata"]["namespace"]
-        route = await self._kubernetes.find(HTTP_ROUTE, name, namespace)
+        try:
+            route = await self._kubernetes.find(HTTP_ROUTE, name, namespace)
+        except NotFoundError:
+            route = None  # this cluster has no Gateway API
         service = read(found, route)
         if deployment and service.latest_created:
             own = await self._kubernetes.find(DEPLOYMENT, service.latest_created, namespace)
