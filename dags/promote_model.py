@@ -70,8 +70,10 @@ Compares a candidate with the champion on the same hold-out and makes it champio
   `gate.approval.by_another` not by the word of who asked for the training or for this run. `airflow dags test` would
   wait for ever: give it a Variable that asks for no approval.
 - **Locked**: params may make the gate stricter, not laxer, unless the Variable's list `locked` says otherwise.
-- **Publishing** writes the serving files to `models/<name>/<version>/`, checks their hashes, and only then moves the
-  alias. Published files never change. If the champion has changed since the judgement, `publish` is skipped.
+- **What is believed**: the evaluation that the job left in the data lake, where MLflow's writers cannot write.
+- **Publishing** writes the files that were evaluated, byte for byte, to `models/<name>/<version>/`, keeps their digest,
+  and only then moves the alias. Published files never change: rollouts, roll-backs and the model server hold them
+  against the digest. If the champion has changed since the judgement, `publish` is skipped.
 - **Rollback of a promotion**: `model`, `version` (published before) and `reason`. Whoever gives a reason is not asked
   for approval.
 """
@@ -115,7 +117,8 @@ with DAG(
         context["mapped_model"] = candidate["model"]  # type: ignore[typeddict-unknown-key]
         with refusing():
             settings = read_settings(candidate["model"], overrides(params, SETTINGS))
-            verdict = judge_candidate(settings, candidate["version"], reason=params["reason"])
+            asker = getattr(context["dag_run"], "triggering_user_name", None) or ""
+            verdict = judge_candidate(settings, candidate["version"], asker=asker, reason=params["reason"])
         context["ti"].xcom_push(RUN_URL, verdict.run_url)
         for line in verdict.evidence:
             log.info("%s", line)
@@ -123,7 +126,8 @@ with DAG(
             raise AirflowSkipException(
                 f"{candidate['model']} version {candidate['version']} is refused: {'; '.join(verdict.refusals)}"
             )
-        return {**candidate, "champion": verdict.champion, "question": verdict.question}
+        judged = {"champion": verdict.champion, "files": verdict.files, "question": verdict.question}
+        return {**candidate, **judged}
 
     # One at a time over all runs: no other promotion comes between the look at the champion and the alias.
     @task(outlets=[CHAMPION_MODEL], map_index_template="{{ mapped_model }}", max_active_tis_per_dag=1)
@@ -146,7 +150,9 @@ with DAG(
             reason = objection(settings, judged["version"], judged_against=judged["champion"], ruling=ruling)
             if reason:
                 raise AirflowSkipException(f"{judged['model']} version {judged['version']} is not published: {reason}")
-            event: ModelEvent = publish_candidate(settings, judged["version"], by=by)
+            event: ModelEvent = publish_candidate(
+                settings, judged["version"], by=by, files=judged["files"], judged_against=judged["champion"]
+            )
         log.info("%s version %s is champion; serving files at %s", event.model, event.version, event.storage_uri)
         context["outlet_events"][CHAMPION_MODEL].extra = event.model_dump()
         return event.model_dump()

@@ -104,8 +104,17 @@ def named(params: dict[str, Any]) -> list[ModelEvent]:
     return [ModelEvent(model=params["model"], version=params["version"] or "")] if params["model"] else []
 
 
-def promoted_version(settings: Settings, version: str) -> ModelVersion:
-    """The version, or the champion if none is given; RolloutRefusedError if it has not been promoted."""
+def request_of(event: ModelEvent, params: dict[str, Any]) -> RolloutRequest:
+    """What is asked of a rollout: the version, and the settings that it runs under."""
+    from ml_lifecycle.kserve.request import RolloutRequest
+
+    settings = read_settings(event.model, overrides(params, SETTINGS))
+    version = registered_version(settings, event.version)
+    return RolloutRequest.of(settings, version=version.version, run_id=version.run_id)
+
+
+def registered_version(settings: Settings, version: str) -> ModelVersion:
+    """The version, or the champion if none is given; RolloutRefusedError where there is none."""
     from ml_lifecycle.kserve.exceptions import RolloutRefusedError
     from ml_lifecycle.tracking.client import CHAMPION, connect
 
@@ -113,10 +122,6 @@ def promoted_version(settings: Settings, version: str) -> ModelVersion:
         found = tracking.version(settings.model, version) if version else tracking.find_alias(settings.model, CHAMPION)
     if found is None:
         raise RolloutRefusedError(f"{settings.model!r} has no champion: run promote_model, or give the param `version`")
-    if not found.storage_uri:
-        raise RolloutRefusedError(
-            f"version {found.version} of {settings.model!r} was never promoted: run promote_model"
-        )
     return found
 
 
@@ -164,17 +169,11 @@ with DAG(
     @task(inlets=[CHAMPION_MODEL], execution_timeout=timedelta(minutes=5))
     def champions(params: dict[str, Any]) -> list[dict[str, Any]]:
         """What to roll out, one request for each model; settings are refused here."""
-        from ml_lifecycle.kserve.request import RolloutRequest
-
         with refusing():
-            requests = []
-            for event in named(params) or incoming_models(CHAMPION_MODEL, get_current_context()):
-                settings = read_settings(event.model, overrides(params, SETTINGS))
-                version = promoted_version(settings, event.version)
-                request = RolloutRequest.of(
-                    settings, version=version.version, run_id=version.run_id, storage_uri=version.storage_uri
-                )
-                requests.append(request.to_json())
+            requests = [
+                request_of(event, params).to_json()
+                for event in named(params) or incoming_models(CHAMPION_MODEL, get_current_context())
+            ]
         if not requests:
             log.warning("no champion_model event has ever arrived: give the param `model`")
         return requests

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import DAG, AssetAlias, Param, get_current_context, task
 
@@ -29,6 +29,9 @@ from ml_lifecycle.training_plan import (
     slot_problems,
     specification,
 )
+
+if TYPE_CHECKING:
+    from ml_lifecycle.data_lake.client import DataLake
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +142,19 @@ async def check_cluster(settings: Settings) -> None:
         raise ClusterRefusedError(found)
 
 
+def reigning(lake: DataLake, model: str, version: str) -> dict[str, str] | None:
+    """The champion that the candidate is compared with, its files read once; None where it was never published."""
+    from ml_lifecycle.data_lake.exceptions import NotPublishedError
+    from ml_lifecycle.data_lake.published import published
+
+    try:
+        published(lake, model, version)
+    except NotPublishedError as error:
+        log.warning("nothing to compare with: %s", error)
+        return None
+    return {"version": version, "storage_uri": lake.layout.serving_files(model, version)}
+
+
 def job(name: str, found: str = "{}") -> PysparkJobOperator:
     """A Spark job, whose specification is the one known in `prepare` and what earlier jobs `found`."""
     result = f"ti.xcom_pull('prepare', key='results') ~ '/' ~ ti.xcom_pull('submit_cluster') ~ '/{name}.json'"
@@ -200,7 +216,7 @@ with DAG(
             environment = upload_environment(lake, settings.cluster.environment)
             dag_run = context["dag_run"]
             champion = tracking.find_alias(model, CHAMPION)
-            served = champion is not None and champion.storage_uri != ""
+            served = reigning(lake, model, champion.version) if champion else None
             run = tracking.start_run(
                 settings.experiment,
                 dag_id=dag_run.dag_id,
@@ -220,16 +236,20 @@ with DAG(
             run_id=run.run_id,
             job_code=job_code,
             environment=environment,
-            champion={"version": champion.version, "storage_uri": champion.storage_uri} if served else None,
+            champion=served,
         )
         return plan_training(settings, facts)
 
     @task(outlets=[CANDIDATE_MODEL], execution_timeout=timedelta(minutes=15))
     def register(plan: dict[str, Any], ingested: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
-        """Register the version under the alias challenger and tell promote_model."""
+        """Keep the evaluation for the gate, register the version under the alias challenger and tell promote_model."""
+        from ml_lifecycle.data_lake.client import DataLake
+        from ml_lifecycle.data_lake.published import keep_evaluation
         from ml_lifecycle.tracking.client import CHALLENGER, connect
 
         model, run_id = plan["model"], plan["run_id"]
+        asked_by = getattr(get_current_context()["dag_run"], "triggering_user_name", None) or ""
+        keep_evaluation(DataLake(plan["data_lake"], plan["data_lake_conn_id"]), run_id, evaluation, asked_by=asked_by)
         with connect(plan["connections"]["tracking"]) as tracking:
             version = tracking.register_version(
                 model, run_id=run_id, source=evaluation["model_uri"], tags=candidate_tags(ingested, evaluation)

@@ -57,7 +57,11 @@ class Server:
         """Load the model, off the event loop; raises ModelFilesError."""
         started = time.monotonic()
         model = await anyio.to_thread.run_sync(
-            lambda: Model.load(self.options.model_dir, intra_op_threads=self.options.intra_op_threads)
+            lambda: Model.load(
+                self.options.model_dir,
+                digest=self.options.model_digest,
+                intra_op_threads=self.options.intra_op_threads,
+            )
         )
         description = model.description
         self.metrics.model.labels(description.model, description.version, description.run_id).set(1)

@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from serving.checksums import verify
 from serving.exceptions import ModelFilesError
 from serving.preprocessing import Preprocessing
 
@@ -70,8 +71,13 @@ class Model:
         self._session = session
 
     @classmethod
-    def load(cls, folder: Path, *, intra_op_threads: int = 1) -> Self:
-        """Load `model.onnx` and `model.json` and answer once for warmth; raises ModelFilesError."""
+    def load(cls, folder: Path, *, digest: str = "", intra_op_threads: int = 1) -> Self:
+        """Load `model.onnx` and `model.json` and answer once for warmth; raises ModelFilesError.
+
+        With the `digest` of the version that was promoted no other files are loaded.
+        """
+        if digest:
+            verify(folder, digest)
         description = Description.read(folder / "model.json")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = intra_op_threads

@@ -13,10 +13,14 @@ MEBIBYTE = 1024 * 1024
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says. `workers` is how many requests are computed at a time, 0 for one a core."""
+    """What the command line says. `workers` is how many requests are computed at a time, 0 for one a core.
+
+    `model_digest` is the sha256 of the version's `checksums.json`; empty: the files are not compared with anything.
+    """
 
     model_name: str
     model_dir: Path
+    model_digest: str = ""
     host: str = "0.0.0.0"  # noqa: S104 - a pod is reached from outside
     port: int = 8080
     intra_op_threads: int = 1
@@ -33,6 +37,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     add = parser.add_argument
     add("--model_name", required=True, help="the name under which the model answers")
     add("--model_dir", type=Path, default=Path("/mnt/models"), help="holds model.onnx and model.json")
+    add("--model_digest", default=os.environ.get("MODEL_DIGEST", ""), help="sha256 of the model's checksums.json")
     add("--host", default=os.environ.get("HOST", Options.host), help="address to listen on")
     add("--port", type=int, default=int(os.environ.get("PORT", Options.port)), help="port to listen on")
     add("--intra_op_threads", type=int, default=Options.intra_op_threads, help="threads of one computation")

@@ -25,6 +25,7 @@ def evaluate(specification: EvaluateSpecification) -> dict[str, Any]:
     from spark_jobs.evaluation_files import SERVING_ARTIFACT, evaluation_files
     from spark_jobs.evaluation_log import EvaluationLog, evaluation_metrics
     from spark_jobs.onnx_model import export_onnx
+    from spark_jobs.serving_files import digests, serving_files
 
     dataset = read_dataset(
         specification.prepared_uri, image_size=specification.image_size, channels=specification.channels
@@ -36,6 +37,7 @@ def evaluate(specification: EvaluateSpecification) -> dict[str, Any]:
     champion = Contestant.published(specification.champion.storage_uri) if specification.champion else None
     run = compare(dataset, specification.batch_size, classifier, challenger, champion)
     result = {
+        "model": specification.model,
         **challenger.report(run.challenger, dataset.classes),
         "per_class_images": class_images(run.challenger, dataset.classes),
         "holdout_images": len(run.challenger.labels),
@@ -48,7 +50,10 @@ def evaluate(specification: EvaluateSpecification) -> dict[str, Any]:
         paired = pairs(run.challenger, run.champion)
         result["champion"] = {"version": specification.champion.version, **beside, "paired": paired}
         _say(f"champion, version {specification.champion.version}, {paired}", beside)
-    files = evaluation_files(specification.model, specification.run_id, dataset, challenger, result, run)
+    images = [pixels for pixels, _ in run.samples.varied]
+    serving = serving_files(specification.model, specification.run_id, challenger, dataset.classes, images)
+    result["serving_files"] = digests(serving)
+    files = evaluation_files(specification.model, dataset, result, run, serving)
     log = EvaluationLog(specification.tracking_uri, specification.run_id)
     log.metrics(evaluation_metrics(result))
     log.files(files)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,31 @@ from PIL import Image
 from serving.preprocessing import Preprocessing
 from spark_jobs.onnx_model import INPUT, OUTPUT, OnnxClassifier
 
+if TYPE_CHECKING:
+    from spark_jobs.contestant import Contestant
+
 GOLDEN_BYTES = 400_000
 TOLERANCE = 0.001
 LATENCY_BUDGET_SECONDS = 1.0
 PNG_SIDE = 64
+
+
+def serving_files(
+    model: str, run_id: str, candidate: Contestant, classes: Sequence[str], images: Iterable[NDArray[np.uint8]]
+) -> dict[str, bytes]:
+    """What a server of this very model needs, by file name; `images` as for `golden_document`."""
+    golden = golden_document(candidate.classifier, candidate.preprocessing, classes, images)
+    described = model_document(model, run_id, classes, candidate.preprocessing)
+    return {
+        "model.onnx": candidate.model,
+        "model.json": json.dumps(described, indent=2).encode(),
+        "golden.json": json.dumps(golden).encode(),
+    }
+
+
+def digests(files: Mapping[str, bytes]) -> dict[str, str]:
+    """The sha256 of each file: what was judged is what is published and served, or nothing is."""
+    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
 def model_document(model: str, run_id: str, classes: Sequence[str], preprocessing: Preprocessing) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def plan_training(settings: Settings, run: TrainingRun) -> dict[str, Any]:
         "run_id": run.run_id,
         "connections": settings.connections.model_dump(mode="json"),
         "yandex_conn_id": settings.connections.yandex,
+        "data_lake": settings.data_lake,
         "data_lake_conn_id": settings.connections.storage,
         "cluster": settings.cluster.model_dump(mode="json") | {"time_to_live_hours": lives},
         "cluster_name": cluster_name(settings.model, run.dag_id, run.dag_run_id),

@@ -213,8 +213,7 @@ class Bench:
             "serving.namespace": namespace_of(name),
         }
         settings = parse_settings({"defaults": {"data_lake": "file:///lake"}, "locked": []}, name, plan)
-        uri = f"file:///lake/models/{name}/{version}"
-        return RolloutRequest.of(settings, version=str(version), storage_uri=uri)
+        return RolloutRequest.of(settings, version=str(version))
 
     async def _make_live(self, client):
         from ml_lifecycle.kserve.client import FIELD_MANAGER

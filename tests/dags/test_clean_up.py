@@ -110,7 +110,7 @@ def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrackingClient:
 async def abandon_rollout(cluster: KubernetesStandIn, lake: str) -> None:
     """A first version's rollout whose run died long ago, before it made anything."""
     settings = parse_settings({"defaults": {"data_lake": lake}}, "digits")
-    request = RolloutRequest.of(settings, version="1", storage_uri=f"{lake}/models/digits/1")
+    request = RolloutRequest.of(settings, version="1")
     candidate = predictor(request.serving, request.storage_uri, "runtime")
     long_ago = datetime(2020, 1, 1, tzinfo=UTC)
     async with KubernetesClient.from_kubeconfig(cluster.kubeconfig) as kubernetes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import threading
@@ -11,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from ml_lifecycle.data_lake.client import DataLake
+from ml_lifecycle.data_lake.published import keep_evaluation
 from ml_lifecycle.settings import parse_settings
 from ml_lifecycle.tracking.approval import Ruling
 from ml_lifecycle.tracking.client import TrackingClient
-from ml_lifecycle.tracking.promotion import objection, publish_candidate
+from ml_lifecycle.tracking.promotion import judge_candidate, objection, publish_candidate
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +40,9 @@ def tracking(tracking_connection: str) -> TrackingClient:
 @pytest.fixture
 def model() -> str:
     return f"promoted-{next(numbers)}"
+
+
+FILES = {"model.onnx": "weights", "model.json": "{}", "golden.json": "{}"}
 
 
 def evaluation(accuracy: float, champion: str | None, gained: int, lost: int) -> dict[str, Any]:
@@ -72,13 +78,15 @@ def trained(
 ) -> str:
     """A version as train_model leaves it: its evaluation and serving files on its run, registered as challenger."""
     run = tracking.start_run("tests", dag_id="t", dag_run_id=f"{model}-{next(numbers)}", name=model, tags={})
-    found = evaluation(accuracy, champion, gained, lost)
-    tracking._client.log_dict(run.run_id, found, "evaluation.json")
+    found = {"model": model, **evaluation(accuracy, champion, gained, lost)}
+    contents = {**FILES, "model.onnx": run.run_id}
+    digests = {name: hashlib.sha256(content.encode()).hexdigest() for name, content in contents.items()}
+    keep_evaluation(DataLake((folder / "lake").as_uri()), run.run_id, {**found, "serving_files": digests}, asked_by="")
     for name in ("accuracy", "loss"):
         tracking._client.log_metric(run.run_id, f"holdout_{name}", found[name])
     files = folder / run.run_id
     files.mkdir()
-    for name, content in {"model.onnx": run.run_id, "model.json": "{}", "golden.json": "{}"}.items():
+    for name, content in contents.items():
         (files / name).write_text(content)
     tracking._client.log_artifacts(run.run_id, str(files), "serving")
     source = tracking._client.get_run(run.run_id).info.artifact_uri + "/serving"
@@ -113,11 +121,12 @@ def test_first_better_worse_and_back(
     assert first.state == "success"
     assert champion(tracking, model) == "1"
     version = tracking.version(model, "1")
-    assert version.storage_uri == f"{lake.as_uri()}/models/{model}/1"
+    storage_uri = f"{lake.as_uri()}/models/{model}/1"
+    assert version.tags["storage_uri"] == storage_uri
     assert (lake / "models" / model / "1" / "model.onnx").read_text() == version.run_id
     assert version.tags["gate"] == "passed"
     event = xcom(first, "promote.publish", map_index=0)
-    assert (event["version"], event["storage_uri"]) == ("1", version.storage_uri)
+    assert (event["version"], event["storage_uri"]) == ("1", storage_uri)
     assert event["metrics"] == {"accuracy": 0.9, "loss": 0.3}
 
     trained(tracking, model, tmp_path, accuracy=0.85, champion="1", gained=2, lost=22)
@@ -166,7 +175,9 @@ def test_files_are_arranged_for_the_runtime_that_will_serve_them(
 ) -> None:
     version = trained(tracking, model, tmp_path)
     triton = {"data_lake": lake.as_uri(), "serving": {"runtime": "triton-onnx"}}
-    event = publish_candidate(parse_settings({"defaults": triton}, model), version, by="tests")
+    settings = parse_settings({"defaults": triton}, model)
+    files = judge_candidate(settings, version).files
+    event = publish_candidate(settings, version, by="tests", files=files, judged_against=None)
     published = lake / "models" / model / version
     assert event.storage_uri == published.as_uri()
     files = {file.relative_to(published).as_posix() for file in published.rglob("*") if file.is_file()}

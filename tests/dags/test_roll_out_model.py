@@ -71,7 +71,7 @@ def registry(tmp_path, monkeypatch, cluster):
             store.create_experiment(f"training-{version}", artifact_location=(tmp_path / "artifacts").as_uri())
         )
         store.create_model_version(MODEL, source="file:///nowhere", run_id=run.info.run_id)
-        store.set_model_version_tag(MODEL, version, "storage_uri", cluster.version(version))
+        cluster.version(version)
     store.set_registered_model_alias(MODEL, "champion", "1")
 
     @contextmanager
@@ -116,7 +116,7 @@ def test_first_version_then_canary_then_roll_back(cluster, registry, run_dag, st
     assert registry.find_alias(MODEL, "champion").version == "2"
     assert cluster.is_clean()
 
-    (cluster.lake / "models" / MODEL / "3" / "golden.json").write_text('{"cases": ["wrong"]}')
+    cluster.publish("3", golden_json='{"cases": ["wrong"]}')
     fourth = run_dag("roll_out_model.py", "roll_out_model", {"model": MODEL, "version": "3"})
     ended = states(fourth)
     assert (ended["roll_out.smoke_test[0]"], ended["roll_out.canary[0]"]) == ("failed", "upstream_failed")
@@ -139,7 +139,7 @@ def test_in_standard_mode_a_version_goes_live_beside_the_stable_one(cluster, reg
 
 
 def test_a_first_version_that_fails_its_smoke_test_is_no_longer_champion(cluster, registry, run_dag, states):
-    (cluster.lake / "models" / MODEL / "1" / "golden.json").write_text('{"cases": ["wrong"]}')
+    cluster.publish("1", golden_json='{"cases": ["wrong"]}')
     run = run_dag("roll_out_model.py", "roll_out_model", {"model": MODEL})
     assert (run.state, states(run)["roll_out.smoke_test[0]"]) == ("failed", "failed")
     assert registry.find_alias(MODEL, "champion") is None

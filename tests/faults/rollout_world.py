@@ -12,6 +12,7 @@ import urllib.parse
 from collections import defaultdict
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from local.kubernetes.stand_in import KubernetesStandIn
@@ -197,14 +198,23 @@ class World:
         (folder / "answer").write_text(answer)
         for name in ("model.onnx", "model.json", "golden.json"):
             (folder / name).write_text('{"cases": []}')
+        self.publish(version)
         return f"file://{folder}"
+
+    def publish(self, version, **files):
+        """Write serving files, named with `_` for the dot, and the checksums of all of them."""
+        folder = self.lake / "models" / MODEL / version
+        for name, content in files.items():
+            (folder / name.replace("_", ".")).write_text(content)
+        names = sorted(file.name for file in folder.iterdir() if file.name != "checksums.json")
+        checksums = {name: sha256((folder / name).read_bytes()).hexdigest() for name in names}
+        (folder / "checksums.json").write_text(json.dumps(checksums))
 
     def request(self, version, **overrides):
         """A rollout of a version that exists."""
-        uri = f"file://{self.lake}/models/{MODEL}/{version}"
         variable = {"defaults": {"data_lake": f"file://{self.lake}"}, "locked": []}
         settings = parse_settings(variable, MODEL, {**FAST, **overrides})
-        return RolloutRequest.of(settings, version=version, storage_uri=uri)
+        return RolloutRequest.of(settings, version=version)
 
     @asynccontextmanager
     async def client(self, holder="roll_out_model/run"):

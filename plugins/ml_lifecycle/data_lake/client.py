@@ -17,6 +17,7 @@ from ml_lifecycle.data_lake.exceptions import (
     DataLakeUnreachableError,
     DatasetError,
     ObjectMissingError,
+    OutsideDataLakeError,
     ServingFilesDifferError,
     WriteMismatchError,
 )
@@ -32,7 +33,7 @@ ENOUGH_CLASSES = 2
 class DataLake:
     """The data lake at `base_uri`; `connection_id` (type aws) is used for s3:// alone.
 
-    Every method takes full URIs, `s3a://` too, or paths below the base.
+    Every method takes full URIs, `s3a://` too, or paths below the base; OutsideDataLakeError where it lies elsewhere.
     """
 
     def __init__(self, base_uri: str, connection_id: str | None = None) -> None:
@@ -138,9 +139,10 @@ class DataLake:
             if published != checksums:
                 names = sorted(name for name, _ in published.items() ^ checksums.items())
                 raise ServingFilesDifferError(uri, list(dict.fromkeys(names)))
-        else:
-            for name, content in files.items():
-                self.write_bytes(join(uri, name), content)
+            self.verify_serving_files(uri, checksums)
+            return uri
+        for name, content in files.items():
+            self.write_bytes(join(uri, name), content)
         self.verify_serving_files(uri, checksums)
         self.write_bytes(marker, json.dumps(checksums, indent=1).encode())
         return uri
@@ -148,8 +150,24 @@ class DataLake:
     def verify_serving_files(self, uri: str, checksums: Mapping[str, str] | None = None) -> None:
         """WriteMismatchError unless the files at `uri` have the checksums given, or those published with them."""
         for name, checksum in (checksums or self.read_json(join(uri, CHECKSUMS))).items():
-            if hashlib.sha256(self.read_bytes(join(uri, name))).hexdigest() != checksum:
+            if self.sha256(join(uri, name)) != checksum:
                 raise WriteMismatchError(join(uri, name))
+
+    def sha256(self, uri: str) -> str:
+        """The hex digest of a file of any size; ObjectMissingError where there is none."""
+        digest = hashlib.sha256()
+        with self._reaching(uri), self._path(uri).open("rb") as source:
+            while block := source.read(8 * 1024 * 1024):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def list_files(self, uri: str) -> list[str]:
+        """All files below a folder, by their paths from there; hidden ones, as unfinished writes are, left out."""
+        with self._reaching(uri):
+            path = self._path(uri)
+            found = path.fs.find(path.path)
+        below = [str(name).removeprefix(path.path.rstrip("/")).lstrip("/") for name in found]
+        return sorted(name for name in below if not name.rpartition("/")[2].startswith("."))
 
     def _datasets(self) -> list[str]:
         try:
@@ -192,7 +210,12 @@ class DataLake:
         return self._absolute(uri)
 
     def _absolute(self, uri: str) -> str:
-        return storage_uri(uri) if "://" in uri else join(self.layout.base_uri, uri)
+        base = storage_uri(self.layout.base_uri)
+        absolute = storage_uri(uri) if "://" in uri else join(base, uri)
+        inside = absolute == base or absolute.startswith(join(base, ""))
+        if not (inside and base.startswith(("s3://", "file:///")) and ".." not in absolute.split("/")):
+            raise OutsideDataLakeError(uri, base)
+        return absolute
 
     def _path(self, uri: str) -> ObjectStoragePath:
         from airflow.sdk import ObjectStoragePath

@@ -28,6 +28,22 @@ class ObjectMissingError(DataLakeError):
         self.uri = uri
 
 
+class PathPartError(DataLakeError, RefusalError):
+    """A name that cannot be one part of a path in the data lake."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name!r} names nothing in the data lake: allowed are letters, digits, hyphens, underscores and dots"
+        )
+
+
+class OutsideDataLakeError(DataLakeError, RefusalError):
+    """A URI leads elsewhere than into the data lake: whoever wrote it must not choose what this machine asks."""
+
+    def __init__(self, uri: str, base_uri: str) -> None:
+        super().__init__(f"{uri!r} does not lie in the data lake {base_uri!r}: nothing is read or written there")
+
+
 class BrokenJsonError(DataLakeError):
     """A file that should hold a JSON object does not."""
 
@@ -46,6 +62,26 @@ class ServingFilesDifferError(DataLakeError, RefusalError):
         super().__init__(
             f"{uri} already holds other content for {', '.join(names)}: published files never change; register the "
             "model as a new version"
+        )
+
+
+class NotPublishedError(DataLakeError, RefusalError):
+    """A version has no serving files in the data lake, whatever its tags and aliases say."""
+
+    def __init__(self, model: str, version: str, uri: str) -> None:
+        super().__init__(
+            f"version {version} of {model!r} was never published: {uri} has no checksums.json; run promote_model, or "
+            "copy the folder there where another data_lake holds it"
+        )
+
+
+class ServingFilesChangedError(DataLakeError, RefusalError):
+    """Published files are not what they were when the version was promoted."""
+
+    def __init__(self, uri: str, reason: str) -> None:
+        super().__init__(
+            f"{uri} is not what was promoted: {reason}; restore it from a copy, find out who writes there, or train "
+            "and promote a new version"
         )
 
 

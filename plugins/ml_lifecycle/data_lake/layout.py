@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+from ml_lifecycle.data_lake.exceptions import PathPartError
 
 JOB_ARCHIVE = "lifecycle_jobs.zip"
 GPU_SCRIPT = "find_gpus.sh"
@@ -22,6 +25,13 @@ def spark_uri(uri: str) -> str:
 def storage_uri(uri: str) -> str:
     """The inverse of `spark_uri`: what Airflow and KServe read."""
     return "s3://" + uri.removeprefix("s3a://") if uri.startswith("s3a://") else uri
+
+
+def part(name: str) -> str:
+    """A name as one part of a path; PathPartError where it is none, as others may name runs and versions."""
+    if not re.fullmatch(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,127}", name):
+        raise PathPartError(name)
+    return name
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,15 @@ class Layout:
 
     def serving_files(self, model: str, version: str) -> str:
         """What KServe loads; the same URI never holds other content."""
-        return join(self.base_uri, "models", model, version)
+        return join(self.base_uri, "models", part(model), part(version))
+
+    def promotion(self, model: str, version: str) -> str:
+        """The digest of a version's serving files, kept beside them so that neither is changed without the other."""
+        return join(self.base_uri, "promotions", part(model), f"{part(version)}.json")
+
+    def evaluation(self, run_id: str) -> str:
+        """What the evaluate job found of the version that came from this MLflow run: what the gate believes."""
+        return join(self.base_uri, "evaluations", f"{part(run_id)}.json")
 
     def job_code(self, digest: str) -> str:
         """Main files and archive of the Spark jobs."""

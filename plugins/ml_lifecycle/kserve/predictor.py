@@ -14,6 +14,8 @@ from ml_lifecycle.runtimes import RUNTIMES
 from ml_lifecycle.settings import Serving
 
 GPU = "nvidia.com/gpu"
+# The variable in which our own server is told the digest of its files.
+MODEL_DIGEST = "MODEL_DIGEST"
 # Characters of a Kubernetes Service's name; KServe makes one for every predictor.
 LONGEST_NAME = 63
 
@@ -30,7 +32,8 @@ RESTRICTED: Mapping[str, Any] = {
 class Predictor:
     """One version of a model, and what it is served with; None and empty are left out of the manifest.
 
-    Replicas are None where a scaler owns them. `cpu` and `memory` are the requests, and the limits too unless those
+    `digest` is what our own server holds its files against; empty: it does not. Replicas are None where a scaler owns
+    them. `cpu` and `memory` are the requests, and the limits too unless those
     are given. `name` names the predictor in Standard mode. `logger`, `tolerations` and `security_context` are as
     Kubernetes spells them.
     """
@@ -57,6 +60,7 @@ class Predictor:
     tolerations: tuple[Mapping[str, Any], ...] = ()
     node_selector: Mapping[str, str] | None = None
     security_context: Mapping[str, Any] | None = None
+    digest: str = ""
 
     @classmethod
     def of(cls, inference_service: Mapping[str, Any]) -> Self:
@@ -95,6 +99,7 @@ class Predictor:
             tolerations=tuple(spec.get("tolerations") or ()),
             node_selector=spec.get("nodeSelector"),
             security_context=model.get("securityContext"),
+            digest=next((str(v.get("value", "")) for v in model.get("env") or () if v.get("name") == MODEL_DIGEST), ""),
         )
 
     @property
@@ -131,8 +136,11 @@ def _typed() -> TypeAdapter[Predictor]:
     return TypeAdapter(Predictor)
 
 
-def predictor(serving: Serving, storage_uri: str, runtime: str) -> Predictor:
-    """The predictor that the settings ask for; `runtime` is the name of the object that serves it."""
+def predictor(serving: Serving, storage_uri: str, runtime: str, digest: str = "") -> Predictor:
+    """The predictor that the settings ask for; `runtime` is the name of the object that serves it.
+
+    Servers that KServe brings know nothing of the `digest`: of theirs the files were compared when the rollout opened.
+    """
     kind = RUNTIMES[serving.runtime]
     restricted = kind.cluster_runtime is not None and serving.restricted
     return Predictor(
@@ -157,6 +165,7 @@ def predictor(serving: Serving, storage_uri: str, runtime: str) -> Predictor:
         tolerations=tuple(toleration.to_kubernetes() for toleration in serving.tolerations),
         node_selector=dict(serving.node_selector) or None,
         security_context=dict(RESTRICTED) if restricted else None,
+        digest=digest if kind.cluster_runtime is None else "",
     )
 
 

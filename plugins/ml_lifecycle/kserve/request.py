@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ml_lifecycle.canary.own_metrics import CountsLimits, GaugeLimits, OwnLimits
 from ml_lifecycle.canary.plan import Gate, Plan
 from ml_lifecycle.canary.verdict import Limits
+from ml_lifecycle.data_lake.layout import Layout
 from ml_lifecycle.settings import Connections, ModelName, OwnCounts, OwnGauge, Rollout, Serving, Settings, Step
 
 # Blue-green: nobody's traffic until the checks have passed, then everybody's.
 _AFTER_THE_CHECKS = Step(percent=0, dwell_seconds=0.001)
 
 
+Digest = Annotated[str, Field(pattern="^([0-9a-f]{64})?$")]
+
+
 class RolloutRequest(BaseModel):
     """One version of one model onto its InferenceService, which bears the model's name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     model: ModelName
     version: str
     run_id: str = ""
     data_lake: str
     storage_uri: str
+    digest: Digest = ""
     serving: Serving
     rollout: Rollout
     connections: Connections
 
     @classmethod
-    def of(cls, settings: Settings, *, version: str, storage_uri: str, run_id: str = "") -> RolloutRequest:
-        """The request that a model's settings make."""
+    def of(cls, settings: Settings, *, version: str, run_id: str = "") -> RolloutRequest:
+        """The request that a model's settings make: the files lie where the data lake has them, and nowhere else.
+
+        `digest` is known once the rollout opens and has read them (`data_lake.published`).
+        """
         return cls(
             model=settings.model,
             version=version,
             run_id=run_id,
             data_lake=settings.data_lake,
-            storage_uri=storage_uri,
+            storage_uri=Layout(settings.data_lake).serving_files(settings.model, version),
             serving=settings.serving,
             rollout=settings.rollout,
             connections=settings.connections,

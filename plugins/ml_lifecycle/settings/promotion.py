@@ -48,4 +48,9 @@ class Gate(Section):
         default=None, gt=0, description="p95 of one image on one CPU thread of the cluster, milliseconds"
     )
     max_onnx_difference: float = Field(default=1e-3, gt=0, description="largest difference of torch and ONNX outputs")
+    evaluations: Literal["data_lake", "mlflow"] = Field(
+        default="data_lake",
+        description="whose word counts: data_lake, where train_model keeps what its job found. mlflow: what stands on "
+        "MLflow alone too, for versions that others bring; then whoever may write to MLflow decides what is served",
+    )
     approval: Approval = Approval()

@@ -52,11 +52,6 @@ class ModelVersion:
     run_id: str
     tags: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def storage_uri(self) -> str:
-        """Its serving files; empty before promotion."""
-        return self.tags.get("storage_uri", "")
-
 
 class TrackingClient:
     """One MLflow server. `uri` holds no credentials; `connect` keeps those in the environment meanwhile."""
@@ -174,12 +169,21 @@ class TrackingClient:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            found = self._client.search_model_versions(f"name = {_quoted(model)} and run_id = {_quoted(run_id)}")
-            # The server takes a logged model as a source only when its id is named beside it.
-            model_id = source.removeprefix("models:/") if source.startswith("models:/m-") else None
-            made = found[0] if found else self._client.create_model_version(model, source, run_id, model_id=model_id)
-        self.tag_version(model, str(made.version), tags)
-        return self.version(model, str(made.version))
+            if not self._versions_of(model, run_id):
+                # The server takes a logged model as a source only when its id is named beside it.
+                model_id = source.removeprefix("models:/") if source.startswith("models:/m-") else None
+                self._client.create_model_version(model, source, run_id, model_id=model_id)
+            # Looked for again: a call that a gateway gave up on is sent a second time, and both may have made one.
+            version, *again = self._versions_of(model, run_id)
+        for other in again:
+            self.tag_version(model, other, {"duplicate_of": version})
+        self.tag_version(model, version, tags)
+        return self.version(model, version)
+
+    def _versions_of(self, model: str, run_id: str) -> list[str]:
+        """The versions that came from a run, the oldest first."""
+        found = self._client.search_model_versions(f"name = {_quoted(model)} and run_id = {_quoted(run_id)}")
+        return sorted((str(version.version) for version in found), key=int)
 
     def version(self, model: str, version: str) -> ModelVersion:
         """A registered version; VersionMissingError."""
@@ -220,6 +224,12 @@ class TrackingClient:
         with _asking(f"tag version {version} of {model!r}"):
             for key, value in tags.items():
                 self._client.set_model_version_tag(model, version, key, value[:_TAG_LIMIT])
+
+    def versions_tagged(self, model: str, key: str, value: str) -> set[str]:
+        """The versions of a model that bear a tag of this value."""
+        with _asking(f"search versions of {model!r}"):
+            found = self._client.search_model_versions(f"name = {_quoted(model)} and tags.`{key}` = {_quoted(value)}")
+        return {str(version.version) for version in found}
 
     def version_url(self, model: str, version: str) -> str:
         """The version's page."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from ml_lifecycle.tracking.exceptions import EvaluationUnreadableError
@@ -28,7 +28,8 @@ class Contestant:
 class Evaluation:
     """One evaluate job: the challenger (whose version is not known yet: empty) beside the champion, if there was one.
 
-    `class_images` has every class of the data set, `class_accuracy` those with held-out images.
+    `class_images` has every class of the data set, `class_accuracy` those with held-out images. `files` has the sha256
+    of every serving file that was scored, by its name.
     """
 
     challenger: Contestant
@@ -38,11 +39,14 @@ class Evaluation:
     class_accuracy: Mapping[str, float]
     class_images: Mapping[str, int]
     onnx_difference: float
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any], run_id: str) -> Self:
-        """Read `evaluation.json`; EvaluationUnreadableError where another version of the job wrote it."""
+    def from_document(cls, document: Mapping[str, Any], run_id: str, model: str) -> Self:
+        """Read `evaluation.json`; EvaluationUnreadableError where it is of another form, or of another model."""
         try:
+            if document.get("model", model) != model:
+                raise ValueError(f"it is of the model {document['model']!r}, not of {model!r}")  # noqa: TRY301
             rival = document["champion"]
             return cls(
                 challenger=_contestant(document, ""),
@@ -52,8 +56,9 @@ class Evaluation:
                 class_accuracy=dict(document["per_class"]),
                 class_images=dict(document["per_class_images"]),
                 onnx_difference=float(document["onnx_difference"]),
+                files={str(name): str(digest) for name, digest in document["serving_files"].items()},
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise EvaluationUnreadableError(run_id, EVALUATION_FILE, repr(error)) from error
 
 

@@ -49,7 +49,7 @@ class NoEarlierVersionError(TrackingError, RefusalError):
     """There is no version to return to."""
 
     def __init__(self, model: str, reason: str) -> None:
-        super().__init__(f"{model!r} cannot be rolled back: {reason}; give the param `version`, one with storage_uri")
+        super().__init__(f"{model!r} cannot be rolled back: {reason}; give the param `version`, one that was published")
 
 
 class ServingArtifactMissingError(TrackingError, RefusalError):
@@ -66,6 +66,37 @@ class EvaluationUnreadableError(TrackingError, RefusalError):
         super().__init__(
             f"MLflow run {run_id}: the gate cannot read the artifact {file!r} ({reason}): the evaluate job did not "
             "finish, or is of another version than this package; train again"
+        )
+
+
+class EvaluationUnprovenError(TrackingError, RefusalError):
+    """A run's evaluation stands on MLflow alone, where anybody who trains may write it."""
+
+    def __init__(self, model: str, version: str, run_id: str) -> None:
+        super().__init__(
+            f"version {version} of {model!r}: the data lake holds no evaluation of its MLflow run {run_id!r}, and what "
+            "stands on MLflow proves nothing; train it with train_model, or set gate.evaluations to 'mlflow' where "
+            "everybody who may write to MLflow may decide what is served"
+        )
+
+
+class NotJudgedError(TrackingError, RefusalError):
+    """The serving files on a run are not those that its evaluation scored."""
+
+    def __init__(self, run_id: str, names: Sequence[str]) -> None:
+        super().__init__(
+            f"MLflow run {run_id}: the serving files {', '.join(names)} are not those that were evaluated; nothing is "
+            "published: find out who changed them, and train again"
+        )
+
+
+class PromotionOvertakenError(TrackingError, RefusalError):
+    """Another version became champion while this one was on its way to be."""
+
+    def __init__(self, model: str, version: str, other: str) -> None:
+        super().__init__(
+            f"version {version} of {model!r} is not champion: version {other} became it meanwhile, and was not what it "
+            "was compared with; run promote_model for it again"
         )
 
 

@@ -52,19 +52,13 @@ def follow_rollout(tracking: TrackingClient, report: Report) -> None:
 
 
 def earlier_version(tracking_conn_id: str, model: str, version: str | None) -> ModelVersion:
-    """The version to return to: the one given, else what the live one replaced.
-
-    NoEarlierVersionError where there is none, or where it was never published.
-    """
+    """The version to return to: the one given, else what the live one replaced; NoEarlierVersionError."""
     with connect(tracking_conn_id) as tracking:
         live = tracking.find_alias(model, LIVE)
         wanted = version or (live.tags.get(REPLACED, "") if live else "")
         if not wanted:
             raise NoEarlierVersionError(model, "nothing was live before" if live else "nothing is live")
-        found = tracking.version(model, wanted)
-    if not found.storage_uri:
-        raise NoEarlierVersionError(model, f"version {wanted} was never published")
-    return found
+        return tracking.version(model, wanted)
 
 
 def _promoted(tracking: TrackingClient, model: str, version: str) -> list[str]:

@@ -14,6 +14,7 @@ from ml_lifecycle.data_lake.exceptions import (
     DataLakeUnreachableError,
     DatasetError,
     ObjectMissingError,
+    OutsideDataLakeError,
     ServingFilesDifferError,
     WriteMismatchError,
 )
@@ -233,3 +234,34 @@ def test_a_damaged_publication_is_found(lake: DataLake, tmp_path: Path) -> None:
         lake.verify_serving_files(uri)
     with pytest.raises(WriteMismatchError):
         lake.write_serving_files("digits", "4", FILES)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://169.254.169.254/latest/meta-data/",
+        "ftp://elsewhere/x",
+        "memory://x",
+        "pvc://claim/x",
+        "gs://bucket/x",
+        "github://owner:repo@main/x",
+        "s3://elsewhere/models/digits/1",
+        "file:///etc/passwd",
+        "../outside",
+        "models/../../outside",
+    ],
+)
+def test_nothing_outside_of_the_data_lake_is_touched(
+    lake: DataLake, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fsspec
+
+    def touched(*_: object, **__: object) -> None:
+        raise AssertionError("a file system was opened")
+
+    monkeypatch.setattr(fsspec, "filesystem", touched)
+    for ask in (lake.read_bytes, lake.exists, lake.read_json, lake.remove, lake.sha256):
+        with pytest.raises(OutsideDataLakeError):
+            ask(uri)
+    with pytest.raises(OutsideDataLakeError):
+        lake.write_bytes(uri, b"")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from ml_lifecycle.data_lake.exceptions import PathPartError
 from ml_lifecycle.data_lake.layout import Layout, join, spark_uri, storage_uri
 
 
@@ -28,3 +29,16 @@ def test_spark_reads_s3a(uri: str, for_spark: str) -> None:
 
 def test_join_has_single_slashes() -> None:
     assert join("file:///lake/", "a", "b") == "file:///lake/a/b"
+
+
+@pytest.mark.parametrize("name", ["", "..", "../2", "a/b", "2\n", "%2e", "a?b", "модель", ".hidden", "a b"])
+def test_a_name_that_others_chose_is_one_part_of_a_path_or_refused(name: str) -> None:
+    layout = Layout("s3://bucket/prefix")
+    for place in (
+        lambda: layout.serving_files("digits", name),
+        lambda: layout.serving_files(name, "2"),
+        lambda: layout.promotion("digits", name),
+        lambda: layout.evaluation(name),
+    ):
+        with pytest.raises(PathPartError):
+            place()

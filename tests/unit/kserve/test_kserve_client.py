@@ -34,7 +34,7 @@ class Clock:
 async def held(tmp_path):
     """The stand-in, a client that holds the Lease, its clock, and the state that is on the Lease."""
     settings = parse_settings({"defaults": {"data_lake": "file:///lake"}}, "digits", {})
-    request = RolloutRequest.of(settings, version="2", storage_uri="file:///lake/models/digits/2")
+    request = RolloutRequest.of(settings, version="2")
     clock = Clock()
     with KubernetesStandIn(tmp_path / "cluster") as stand_in:
         async with KubernetesClient.from_kubeconfig(stand_in.kubeconfig) as kubernetes:

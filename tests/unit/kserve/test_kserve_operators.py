@@ -2,16 +2,20 @@
 
 import asyncio
 import json
+import shutil
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException, TaskDeferred
 
 from ml_lifecycle import deferral
+from ml_lifecycle.data_lake.client import DataLake
+from ml_lifecycle.data_lake.published import keep_promotion
 from ml_lifecycle.kserve.exceptions import RolloutError, RolloutRefusedError, RolloutStuckError
 from ml_lifecycle.kserve.operators import (
     CanaryOperator,
     CloseRolloutOperator,
     OpenRolloutOperator,
+    RollBackOperator,
     SweepRolloutsOperator,
     close_rollout,
     open_rollout,
@@ -39,7 +43,7 @@ CONTEXT = {"dag_run": Run(), "ti": Try()}
 def rollout(tmp_path):
     lake = f"file://{tmp_path}"
     settings = parse_settings({"defaults": {"data_lake": lake}}, "digits", {"serving.ingress": "http://127.0.0.1:8081"})
-    return RolloutRequest.of(settings, version="2", storage_uri=f"{lake}/models/digits/2").to_json()
+    return RolloutRequest.of(settings, version="2").to_json()
 
 
 def test_a_request_survives_json(rollout):
@@ -84,9 +88,7 @@ def test_without_the_triggerer_the_same_trigger_runs_in_the_task(rollout, monkey
 
 
 def test_missing_serving_files_are_refused_by_name(rollout, tmp_path):
-    folder = tmp_path / "models" / "digits" / "2"
-    folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(b"onnx")
+    publish(rollout, tmp_path, model_onnx="onnx")
     with pytest.raises(AirflowFailException, match=r"version 2 of 'digits' has no model\.json, golden\.json in file:"):
         OpenRolloutOperator(task_id="open", rollout=rollout).execute(CONTEXT)
 
@@ -132,6 +134,14 @@ def test_the_smoke_test_of_another_runtime_runs_in_our_image(rollout):
     assert operator.arguments[6:] == ["--protocol", "v1", "--cases", "requests", "--latency-budget", "0.25"]
 
 
+def publish(rollout, tmp_path, **files):
+    """What promote_model leaves of a version: files named with `_` for the dot and `__` for the slash."""
+    lake = DataLake(f"file://{tmp_path}")
+    shutil.rmtree(tmp_path / "models", ignore_errors=True)
+    named = {name.replace("__", "/").replace("_", "."): content.encode() for name, content in files.items()}
+    lake.write_serving_files("digits", "2", named)
+
+
 def opening(rollout, monkeypatch):
     """What `open` takes along as golden cases."""
     taken = []
@@ -148,30 +158,22 @@ def opening(rollout, monkeypatch):
 
 def test_a_version_that_others_bring_may_have_no_golden_cases(rollout, tmp_path, monkeypatch):
     rollout["serving"]["runtime"] = "sklearn"
-    folder = tmp_path / "models" / "digits" / "2"
-    folder.mkdir(parents=True)
-    (folder / "model.pkl").write_bytes(b"estimator")
+    publish(rollout, tmp_path, model_pkl="estimator")
     assert opening(rollout, monkeypatch) == {"cases": []}
-    (folder / "golden.json").write_text('{"cases": [{"request": {}, "response": {}}]}')
+    publish(rollout, tmp_path, model_pkl="estimator", golden_json='{"cases": [{"request": {}, "response": {}}]}')
     assert opening(rollout, monkeypatch) == {"cases": [{"request": {}, "response": {}}]}
 
 
 def test_triton_is_asked_by_what_the_preprocessing_makes_of_golden_images(rollout, tmp_path, monkeypatch):
     rollout["serving"]["runtime"] = "triton-onnx"
-    folder = tmp_path / "models" / "digits" / "2"
-    (folder / "digits" / "1").mkdir(parents=True)
-    (folder / "digits" / "1" / "model.onnx").write_bytes(b"onnx")
-    (folder / "golden.json").write_text('{"cases": []}')
-    (folder / "model.json").write_text('{"preprocessing": {"image_size": 8}}')
+    described = '{"preprocessing": {"image_size": 8}}'
+    publish(rollout, tmp_path, digits__1__model_onnx="onnx", golden_json='{"cases": []}', model_json=described)
     assert opening(rollout, monkeypatch)["model"] == {"preprocessing": {"image_size": 8}}
 
 
 def test_a_version_made_for_another_runtime_is_refused_with_what_it_lacks(rollout, tmp_path):
     rollout["serving"]["runtime"] = "triton-onnx"
-    folder = tmp_path / "models" / "digits" / "2"
-    folder.mkdir(parents=True)
-    for name in ("model.onnx", "model.json", "golden.json"):
-        (folder / name).write_text("{}")
+    publish(rollout, tmp_path, model_onnx="{}", model_json="{}", golden_json="{}")
     with pytest.raises(AirflowFailException, match=r"has no digits/1/model\.onnx in .*runtime = 'triton-onnx' needs"):
         OpenRolloutOperator(task_id="open", rollout=rollout).execute(CONTEXT)
 
@@ -209,3 +211,28 @@ def test_a_dry_sweep_says_what_it_would_close(monkeypatch):
     monkeypatch.setattr(sweep_rollouts, "_sweep", sweep)
     with pytest.raises(AirflowSkipException, match="would close digits"):
         SweepRolloutsOperator(task_id="sweep_rollouts", dry_run="True").execute(CONTEXT)
+
+
+class TestFilesOfAVersion:
+    """What `open` and `roll_back` read before anything is changed."""
+
+    @pytest.fixture
+    def lake(self, tmp_path):
+        lake = DataLake(f"file://{tmp_path}")
+        files = {"model.onnx": b"judged", "model.json": b"{}", "golden.json": b'{"cases": []}'}
+        lake.write_serving_files("digits", "2", files)
+        return lake
+
+    def test_what_was_promoted_is_opened_with_its_digest(self, rollout, lake, tmp_path):
+        digest = keep_promotion(lake, "digits", "2", by="run")
+        request, golden = base.verified(RolloutRequest.model_validate(rollout))
+        assert (request.digest, json.loads(golden)) == (digest, {"cases": []})
+        assert request.storage_uri == f"file://{tmp_path}/models/digits/2"
+
+    def test_changed_files_are_refused(self, rollout, lake, tmp_path):
+        keep_promotion(lake, "digits", "2", by="run")
+        (tmp_path / "models/digits/2/model.onnx").write_bytes(b"another")
+        for operator in (OpenRolloutOperator, RollBackOperator):
+            told = {"reason": "so"} if operator is RollBackOperator else {}
+            with pytest.raises(AirflowFailException, match="is not what was promoted"):
+                operator(task_id="task", rollout=rollout, **told).execute(CONTEXT)

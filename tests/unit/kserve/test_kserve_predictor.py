@@ -114,3 +114,19 @@ def test_a_runtime_of_the_cluster_runs_restricted_unless_settings_say_otherwise(
 def test_the_check_asks_nothing_of_replicas_that_are_not_known():
     stable = Predictor(URI, "r", "1", "1Gi")
     check_canary("digits", stable, Predictor(URI, "r", "1", "1Gi", name="v2", min_replicas=9), 0)
+
+
+def test_our_server_is_told_the_digest_and_a_roll_back_keeps_it():
+    own = predictor(Serving(), URI, "ml-lifecycle-abc", "a" * 64)
+    manifest = render(own)
+    assert manifest["spec"]["predictor"]["model"]["env"] == [{"name": "MODEL_DIGEST", "value": "a" * 64}]
+    assert Predictor.of(manifest) == own
+    assert canary_of(render(own, 0, own.beside(own, "v2")))[0].digest == "a" * 64
+
+
+@pytest.mark.parametrize(
+    "served", [predictor(Serving(), URI, "r"), predictor(Serving(runtime="sklearn"), URI, "r", "a" * 64)]
+)
+def test_a_version_from_before_digests_and_a_server_of_kserves_are_told_nothing(served):
+    assert "env" not in render(served)["spec"]["predictor"]["model"]
+    assert Predictor.of(render(served)).digest == ""

@@ -128,7 +128,7 @@ async def test_refused_queries_are_known_by_the_metrics_name():
 async def test_a_rollout_whose_queries_are_refused_does_not_begin():
     settings = {"rollout.own_metrics": [{"kind": "gauge", "name": "score", "value": "oops($side", "tolerance": 1}]}
     parsed = parse_settings({"defaults": {"data_lake": "file:///lake"}}, "digits", settings)
-    request = RolloutRequest.of(parsed, version="2", storage_uri="file:///lake/2")
+    request = RolloutRequest.of(parsed, version="2")
     answers = {
         "vector(1)": [1.0],
         "oops(digits-predictor": PrometheusQueryError("Prometheus refuses 'oops(': unclosed"),

@@ -36,7 +36,7 @@ CANARY = {"uri": URI + "2", "created": BAD, "ready": BAD}
 def request(**overrides):
     given = {"rollout.steps": [10, 50, 100], "rollout.dwell_seconds": 20, "rollout.floor": 0.01, **overrides}
     settings = parse_settings({"defaults": {"data_lake": "file:///lake"}}, "digits", given)
-    return RolloutRequest.of(settings, version="2", storage_uri=URI + "2")
+    return RolloutRequest.of(settings, version="2")
 
 
 def state(phase=Phase.CANARY, **overrides):

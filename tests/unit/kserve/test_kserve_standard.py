@@ -24,7 +24,7 @@ DARK = {"digits_predictor": 100, "digits_v2_predictor": 0}
 
 def request(**overrides):
     settings = parse_settings({"defaults": {"data_lake": "file:///lake"}}, "digits", overrides)
-    return RolloutRequest.of(settings, version="2", storage_uri=URI + "2")
+    return RolloutRequest.of(settings, version="2")
 
 
 def begun(**overrides):

@@ -1,5 +1,6 @@
 """The three jobs as a cluster runs them: real spark-submit of the mains, with the job code in a zip."""
 
+import hashlib
 import io
 import json
 import os
@@ -295,6 +296,8 @@ def test_train_and_evaluate(world, prepared):
     serving = world.root / "artifacts" / run_id / "artifacts" / "serving"
     golden = json.loads((serving / "golden.json").read_text())
     assert len(golden["cases"]) == 8
+    digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in serving.iterdir()}
+    assert evaluated["serving_files"] == digests
     assert Model.load(serving).description.classes == ("lying", "upright")
     champion = {"version": "1", "storage_uri": f"file://{serving}"}
     _, next_run_id = world.new_run()

@@ -210,3 +210,20 @@ def test_an_unreachable_server_is_named(
         pass
     assert said in str(raised.value)
     assert "hidden" not in str(raised.value)
+
+
+def test_a_call_that_was_sent_twice_makes_one_version(
+    tracking: TrackingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = tracking._client.create_model_version
+
+    def twice(*given: object, **named: object) -> object:
+        create(*given, **named)
+        return create(*given, **named)
+
+    monkeypatch.setattr(tracking._client, "create_model_version", twice)
+
+    assert register(tracking, "sent-twice", "sent", images="5") == "1"
+    assert register(tracking, "sent-twice", "sent", images="5") == "1"
+    assert tracking.version("sent-twice", "1").tags["images"] == "5"
+    assert tracking.version("sent-twice", "2").tags == {"duplicate_of": "1"}

@@ -119,7 +119,8 @@ class ServiceClient:
 
     async def predictor(self, request: RolloutRequest, storage_uri: str) -> Predictor:
         """What the settings ask for; a scaler keeps the replicas."""
-        wanted = predictor(request.serving, storage_uri, self._templates.runtime_name(request.serving))
+        runtime = self._templates.runtime_name(request.serving)
+        wanted = predictor(request.serving, storage_uri, runtime, request.digest)
         return wanted.without_replicas() if await self._scaled(request) else wanted
 
     async def _scaled(self, request: RolloutRequest) -> bool:

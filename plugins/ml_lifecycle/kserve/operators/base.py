@@ -65,12 +65,21 @@ def holder(context: Mapping[str, Any]) -> str:
     return f"{run.dag_id}/{run.run_id}"
 
 
-def golden_cases(request: RolloutRequest) -> str:
-    """The golden cases of the version; RolloutRefusedError names the serving files that are missing."""
+def verified(request: RolloutRequest) -> tuple[RolloutRequest, str]:
+    """The request with the digest of the version's files, which are what was promoted, and their golden cases.
+
+    RolloutRefusedError names the serving files that are missing or have changed.
+    """
     from ml_lifecycle.data_lake.client import DataLake
+    from ml_lifecycle.data_lake.exceptions import NotPublishedError, PathPartError, ServingFilesChangedError
     from ml_lifecycle.data_lake.layout import join
+    from ml_lifecycle.data_lake.published import published
 
     lake, runtime = DataLake(request.data_lake, request.connections.storage), RUNTIMES[request.serving.runtime]
+    try:
+        digest = published(lake, request.model, request.version)
+    except (NotPublishedError, PathPartError, ServingFilesChangedError) as error:
+        raise RolloutRefusedError(str(error)) from error
     looked_for = {GOLDEN, DESCRIPTION, *itertools.chain.from_iterable(runtime.needed(request.model))}
     present = {name for name in looked_for if lake.exists(join(request.storage_uri, name))}
     if missing := runtime.missing(request.model, present):
@@ -82,7 +91,7 @@ def golden_cases(request: RolloutRequest) -> str:
     golden = lake.read_json(join(request.storage_uri, GOLDEN)) if GOLDEN in present else {"cases": []}
     if runtime.cases == "tensors" and DESCRIPTION in present:
         golden["model"] = lake.read_json(join(request.storage_uri, DESCRIPTION))
-    return json.dumps(golden)
+    return request.model_copy(update={"digest": digest}), json.dumps(golden)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ml_lifecycle.deferral import Event
-from ml_lifecycle.kserve.operators.base import RolloutOperator, check, golden_cases, holder, refusing
+from ml_lifecycle.kserve.operators.base import RolloutOperator, check, holder, refusing, verified
 from ml_lifecycle.kserve.triggers import RevisionReadyTrigger
 from ml_lifecycle.runtimes import RUNTIMES
 
@@ -27,8 +27,7 @@ class OpenRolloutOperator(RolloutOperator):
     def execute(self, context: Mapping[str, Any]) -> Any:
         """Opens, then waits."""
         with refusing():
-            request = self.request()
-            golden = golden_cases(request)
+            request, golden = verified(self.request())
             state = asyncio.run(_open(request, golden, holder(context)))
         self.log.info(
             "%s: version %s (%s), now version %s", request.model, request.version, state.kind.value, _stable(state)

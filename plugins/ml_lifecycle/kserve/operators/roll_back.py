@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ml_lifecycle.deferral import PATIENCE_SECONDS, Event
-from ml_lifecycle.kserve.operators.base import RolloutOperator, check, golden_cases, holder, refusing
+from ml_lifecycle.kserve.operators.base import RolloutOperator, check, holder, refusing, verified
 from ml_lifecycle.kserve.triggers import CloseTrigger
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ class RollBackOperator(RolloutOperator):
     def execute(self, context: Mapping[str, Any]) -> Any:
         """Decides, then closes."""
         with refusing():
-            request = self.request()
-            golden_cases(request)
+            request, _ = verified(self.request())
             state = asyncio.run(_open_return(request, self.reason, holder(context)))
         way = f"traffic goes to {state.kept_revision} first" if state.kept_revision else "it gets a new revision"
         self.log.info("%s: from version %s back to %s; %s", request.model, state.request.version, request.version, way)
