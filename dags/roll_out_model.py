@@ -207,13 +207,14 @@ with DAG(
         from ml_lifecycle.kserve.request import RolloutRequest
 
         request = RolloutRequest.model_validate(rollout)
-        if not request.rollout.notifiers:
+        notifiers = read_settings(request.model).rollout.notifiers
+        if not notifiers:
             log.info("rollout.notifiers names nobody to be told")
             return
         closed = report or request.unclosed("the task close failed: see its log")
         context = get_current_context()
         links = Links(airflow=run_page(context), tracking=tracking_page(request))
-        send(request.rollout.notifiers, write(closed, links), context)
+        send(notifiers, write(closed, links), context)
 
     @task_group
     def roll_out(rollout: dict[str, Any]) -> None:

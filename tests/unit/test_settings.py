@@ -344,3 +344,38 @@ def test_a_refusal_shows_no_secret_anywhere_in_its_traceback() -> None:
 def test_another_person_cannot_be_nobody() -> None:
     with pytest.raises(SettingsError, match="without another person's word"):
         parsed(gate={"approval": {"required": True, "by_another": True, "default": "approve"}})
+
+
+SECRETS = {
+    "rollout": {"notifiers": [{"notifier": "a.B", "arguments": {"config": {"headers": {"Authorization": "s3cr3t"}}}}]},
+    "cluster": {"spark_properties": {"spark.hadoop.fs.s3a.secret.key": "s3cr3t"}},
+    "serving": {"logger_url": "http://user:s3cr3t@broker"},
+    "training": {"initial_state": "https://user:s3cr3t@host/state.pt"},
+    "experiment": "postgresql://u:s3cr3t@h/db",
+}
+
+
+@pytest.mark.parametrize("section", SECRETS)
+def test_a_secret_anywhere_in_settings_is_refused_and_not_shown(section: str) -> None:
+    with pytest.raises(SettingsError, match=r"secret|password in a URL") as raised:
+        parsed(**{section: SECRETS[section]})
+    assert "s3cr3t" not in "".join(traceback.format_exception(raised.value))
+
+
+def test_a_webhook_in_a_notifier_is_a_secret_wherever_it_lies() -> None:
+    hook = "https://hooks.slack.com/services/T0000000/B0000000/abcdefghijklmnop"
+    with pytest.raises(SettingsError, match="would put a secret into settings") as raised:
+        parsed(rollout={"notifiers": [{"notifier": "a.B", "arguments": {"to": [{"deep": hook}]}}]})
+    assert "abcdefghijklmnop" not in "".join(traceback.format_exception(raised.value))
+
+
+def test_label_matchers_of_queries_are_no_secrets() -> None:
+    counts = {"events": 'sum(x{pod=~"$pods",token="bad"})', "total": 'sum(y{pod=~"$pods"})'}
+    parsed(rollout={"errors": counts})
+
+
+def test_a_bad_value_that_is_a_secret_is_not_repeated() -> None:
+    with pytest.raises(SettingsError) as raised:
+        parsed(serving={"namespace": "ghp_" + "a1B2" * 10, "image": "x"}, training={"epochs": "password=s3cr3t"})
+    assert "a1B2" not in str(raised.value)
+    assert "s3cr3t" not in str(raised.value)

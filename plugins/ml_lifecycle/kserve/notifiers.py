@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from ml_lifecycle.kserve.exceptions import NotifierError
 from ml_lifecycle.kserve.message import Message
+from ml_lifecycle.secrets import secret_form
 from ml_lifecycle.settings import Notifier
 
 if TYPE_CHECKING:
@@ -38,11 +39,17 @@ def send(notifiers: Iterable[Notifier], message: Message, context: Mapping[str, 
         try:
             _tell(build(notifier), message, context)
         except Exception as error:  # whatever one raises, the others are told
-            failures.append(f"{notifier.notifier}: {type(error).__name__}: {error}")
+            failures.append(f"{notifier.notifier}: {type(error).__name__}{_told(error)}")
         else:
             log.info("%s was told: %s", notifier.notifier, message.subject)
     if failures:
         raise NotifierError("; ".join(failures))
+
+
+def _told(error: Exception) -> str:
+    """An error's words, unless they repeat what the notifier's connection keeps: a webhook's URL, for one."""
+    words = str(error)
+    return " (its words carry a secret)" if secret_form(words) else f": {words}"
 
 
 def build(notifier: Notifier) -> BaseNotifier:

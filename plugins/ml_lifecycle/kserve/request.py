@@ -38,7 +38,8 @@ class RolloutRequest(BaseModel):
     def of(cls, settings: Settings, *, version: str, run_id: str = "") -> RolloutRequest:
         """The request that a model's settings make: the files lie where the data lake has them, and nowhere else.
 
-        `digest` is known once the rollout opens and has read them (`data_lake.published`).
+        Whom to tell is no business of the Lease's readers: who tells them reads the settings. `digest` is known once
+        the rollout opens and has read the files (`data_lake.published`).
         """
         return cls(
             model=settings.model,
@@ -47,7 +48,7 @@ class RolloutRequest(BaseModel):
             data_lake=settings.data_lake,
             storage_uri=Layout(settings.data_lake).serving_files(settings.model, version),
             serving=settings.serving,
-            rollout=settings.rollout,
+            rollout=settings.rollout.model_copy(update={"notifiers": ()}),
             connections=settings.connections,
         )
 

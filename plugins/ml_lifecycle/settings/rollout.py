@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
+from ml_lifecycle.secrets import find_secrets
 from ml_lifecycle.settings.section import Seconds, Section
 
-_SECRET = re.compile(r"password|passwd|secret|token|api_?key|credential")
 # What a query of one's own may name: the revision (Knative mode) or Service (Standard mode) of a side, a regular
 # expression for its pods, the InferenceService, its namespace, and the time since the last look.
 PLACEHOLDERS = ("side", "pods", "service", "namespace", "window")
@@ -81,9 +81,10 @@ class Notifier(Section):
 
     @model_validator(mode="after")
     def _no_secret(self) -> Self:
-        if secret := next((name for name in self.arguments if _SECRET.search(name.lower())), None):
+        for secret in find_secrets(self.arguments):
             raise ValueError(
-                f"argument {secret!r} would put a secret into settings: put it into a connection, and name that"
+                f"argument {secret.where!r} would put a secret into settings ({secret.what}): put it into a "
+                "connection, and name that"
             )
         return self
 

@@ -10,10 +10,14 @@ from typing import Any, get_args, get_origin
 from pydantic import ValidationError
 
 from ml_lifecycle.exceptions import SettingsError
+from ml_lifecycle.secrets import find_secrets
 from ml_lifecycle.settings.locks import DEFAULT_LOCKS, check_lock, lock_of
 from ml_lifecycle.settings.model import Connections, Settings
 from ml_lifecycle.settings.section import Section
 from ml_lifecycle.settings.serving import Serving
+
+# PromQL has label matchers, which look like assignments.
+QUERIES = ("rollout.own_metrics", "rollout.errors")
 
 
 def parse_settings(
@@ -71,10 +75,17 @@ def _document(variable: str | Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _validated(document: Mapping[str, Any], model: str) -> Settings:
     try:
-        return Settings.model_validate({**document, "model": model})
+        settings = Settings.model_validate({**document, "model": model})
     except ValidationError as error:
         # Without the cause: a traceback of it would show what was given.
         raise SettingsError(_explain(error, model)) from None
+    for secret in find_secrets(document):
+        if not secret.where.startswith(QUERIES):
+            raise SettingsError(
+                f"settings of model {model!r}: {secret}; settings travel to tasks, jobs and Leases: put it into a "
+                "connection, into Lockbox or into the cluster"
+            )
+    return settings
 
 
 def _locked(document: Mapping[str, Any]) -> Iterable[str]:
@@ -124,6 +135,7 @@ def _explain(error: ValidationError, model: str) -> str:
             reason = "kind is missing: say 'counts' or 'gauge'"
         # What stands under a name that nobody knows may be anything, a password too.
         untold = item["type"] in ("missing", "extra_forbidden") or isinstance(item["input"], Mapping)
+        untold = untold or bool(find_secrets({key: item["input"]}))
         given = "" if untold else f" = {item['input']!r}"
         lines.append(f"{key}{given}: {reason}")
     return f"settings of model {model!r}: " + "; ".join(lines)

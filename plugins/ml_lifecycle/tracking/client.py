@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from ml_lifecycle.address import without_credentials
 from ml_lifecycle.tracking.exceptions import (
     EvaluationUnreadableError,
     ServingArtifactMissingError,
@@ -284,16 +286,18 @@ def _read_connection(connection_id: str) -> tuple[str, dict[str, str]]:
         raise TrackingConnectionError(connection_id, "there is no such connection") from error
     if not connection.host:
         raise TrackingConnectionError(connection_id, "it has no host")
-    host = connection.host.rstrip("/")
+    # The address stands in messages, links, XComs and job arguments.
+    host, within = without_credentials(connection.host.strip().rstrip("/"))
+    if set("?#@") & set(host):
+        raise TrackingConnectionError(connection_id, "its host is no address; login and password have their own fields")
     scheme, _, rest = host.rpartition("://")
     name, slash, path = rest.partition("/")
-    port = f":{connection.port}" if connection.port else ""
+    port = f":{connection.port}" if connection.port and not re.search(r":\d+$", name) else ""
     uri = f"{scheme or connection.schema or 'http'}://{name}{port}{slash}{path}"
-    if connection.login:
-        return uri, {
-            "MLFLOW_TRACKING_USERNAME": connection.login,
-            "MLFLOW_TRACKING_PASSWORD": connection.password or "",
-        }
+    login = connection.login or (within.login if within else "")
+    if login:
+        password = connection.password if connection.login or within is None else within.password
+        return uri, {"MLFLOW_TRACKING_USERNAME": login, "MLFLOW_TRACKING_PASSWORD": password or ""}
     return uri, {"MLFLOW_TRACKING_TOKEN": connection.password} if connection.password else {}
 
 

@@ -46,6 +46,14 @@ def rollout(tmp_path):
     return RolloutRequest.of(settings, version="2").to_json()
 
 
+def test_whom_to_tell_travels_neither_between_tasks_nor_on_the_lease():
+    notifiers = [{"notifier": "a.B", "arguments": {"to": "team@example.org"}}]
+    defaults = {"data_lake": "file:///lake", "rollout": {"notifiers": notifiers, "floor": 0.5}}
+    request = RolloutRequest.of(parse_settings({"defaults": defaults}, "digits"), version="2")
+    assert "example.org" not in json.dumps(request.to_json())
+    assert request.rollout.floor == 0.5
+
+
 def test_a_request_survives_json(rollout):
     request = RolloutRequest.model_validate(rollout)
     assert request.to_json() == rollout
@@ -225,7 +233,7 @@ class TestFilesOfAVersion:
 
     def test_what_was_promoted_is_opened_with_its_digest(self, rollout, lake, tmp_path):
         digest = keep_promotion(lake, "digits", "2", by="run")
-        request, golden = base.verified(RolloutRequest.model_validate(rollout))
+        request, golden = open_rollout.verified(RolloutRequest.model_validate(rollout))
         assert (request.digest, json.loads(golden)) == (digest, {"cases": []})
         assert request.storage_uri == f"file://{tmp_path}/models/digits/2"
 

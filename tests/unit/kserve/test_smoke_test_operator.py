@@ -17,7 +17,7 @@ from ml_lifecycle.settings import parse_settings
 def operator(**settings):
     lake = "file:///lake"
     parsed = parse_settings({"defaults": {"data_lake": lake}}, "digits", settings)
-    request = RolloutRequest.of(parsed, version="2", storage_uri=f"{lake}/models/digits/2")
+    request = RolloutRequest.of(parsed, version="2")
     revision = {"revision": "digits-predictor-00002", "url": "http://latest-digits.example.com"}
     return SmokeTestOperator(task_id="smoke_test", rollout=request.to_json(), revision=revision, deferrable=True)
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import time
 
 import pytest
 from fastapi.testclient import TestClient
@@ -70,6 +71,9 @@ def test_a_server_with_other_files_never_becomes_ready_and_ends(folder):
     options = Options(model_name="shades", model_dir=folder, model_digest="0" * 64)
     server = Server(options)
     with TestClient(create_app(server, on_failure=lambda: ended.append(True))) as client:
+        deadline = time.monotonic() + 60
+        while not ended and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert client.get("/v2/health/ready").status_code == 503
     assert ended == [True]
     assert "promoted was 000" in str(server.failure)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import threading
+import traceback
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
+from ml_lifecycle.tracking import client
 from ml_lifecycle.tracking.client import CHAMPION, TrackingClient, connect
 from ml_lifecycle.tracking.exceptions import (
     EvaluationUnreadableError,
@@ -227,3 +229,26 @@ def test_a_call_that_was_sent_twice_makes_one_version(
     assert register(tracking, "sent-twice", "sent", images="5") == "1"
     assert tracking.version("sent-twice", "1").tags["images"] == "5"
     assert tracking.version("sent-twice", "2").tags == {"duplicate_of": "1"}
+
+
+def test_what_stands_before_the_host_is_login_and_password_and_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = {"conn_type": "http", "host": "http://alice:s3%40cret@127.0.0.1", "port": 9}
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_USERINFO", json.dumps(document))
+
+    uri, credentials = client._read_connection("mlflow_userinfo")
+
+    assert uri == "http://127.0.0.1:9"
+    assert credentials == {"MLFLOW_TRACKING_USERNAME": "alice", "MLFLOW_TRACKING_PASSWORD": "s3@cret"}
+    with pytest.raises(TrackingUnreachableError) as raised, connect("mlflow_userinfo"):
+        pass
+    assert "s3" not in "".join(traceback.format_exception(raised.value)).replace("/s3", "")
+
+
+@pytest.mark.parametrize("host", ["http://h/?token=s3cr3t", "h#s3cr3t", "http://alice:s3/cr3t@h"])
+def test_an_address_that_could_carry_a_secret_is_refused_without_showing_it(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_ODD", json.dumps({"conn_type": "http", "host": host}))
+    with pytest.raises(TrackingConnectionError) as raised:
+        client._read_connection("mlflow_odd")
+    assert "cr3t" not in str(raised.value)

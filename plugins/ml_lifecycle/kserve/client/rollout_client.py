@@ -13,7 +13,6 @@ from typing import Any
 
 from ml_lifecycle.canary.evidence import Window
 from ml_lifecycle.canary.snapshot import Gap, Snapshot
-from ml_lifecycle.data_lake.layout import Layout
 from ml_lifecycle.kserve.client import evidence
 from ml_lifecycle.kserve.client.lease import Clock, RolloutLease, utc_now
 from ml_lifecycle.kserve.client.service import ServiceClient
@@ -140,9 +139,7 @@ class RolloutClient(RolloutLease):
         if settings is not None:
             if settings.serving.namespace != state.request.namespace:
                 raise RolloutRefusedError(f"settings name namespace {settings.serving.namespace!r} for it")
-            request = RolloutRequest.of(
-                settings, version="0", storage_uri=Layout(settings.data_lake).serving_files(state.service, "0")
-            )
+            request = RolloutRequest.of(settings, version="0")
             expected = await self._services.predictor(request, request.storage_uri)
             state = replace(state, request=state.request.model_copy(update={"connections": settings.connections}))
         if live is not None and (reason := unproven(state, live, expected)):

@@ -45,15 +45,16 @@ class CanaryOperator(RolloutOperator):
 
     def _tell(self, report: Mapping[str, Any], context: Mapping[str, Any]) -> None:
         """Whom settings name; who cannot be told must not end the rollout."""
-        from ml_lifecycle.kserve.exceptions import NotifierError
+        from ml_lifecycle.exceptions import LifecycleError
         from ml_lifecycle.kserve.message import Links, write
         from ml_lifecycle.kserve.notifiers import run_page, send
+        from ml_lifecycle.settings_variable import read_settings
 
         message = write(report, Links(airflow=run_page(context)))
         self.log.warning("%s", message.text)
         try:
-            send(self.request().rollout.notifiers, message, context)
-        except NotifierError as error:
+            send(read_settings(self.request().model).rollout.notifiers, message, context)
+        except LifecycleError as error:
             self.log.error("the rollout waits, and not everybody was told: %s", error)  # noqa: TRY400 - it says all
 
 
