@@ -89,9 +89,9 @@ async def test_a_canary_from_first_version_to_promotion(rollout):
     stable = await rollout.pods(STABLE)
     assert stable
 
-    # A canary at 0 % has no pods, unless it asks for them.
+    # A canary at 0 % has one pod.
     await rollout.apply(rollout.predictor(0), (rollout.predictor(1, name="v2"), 0))
-    await rollout.wait(DEPLOYMENT, CANARY, lambda found: found and found["spec"]["replicas"] == 0)
+    await rollout.wait(DEPLOYMENT, CANARY, lambda found: found and found["spec"]["replicas"] == 1)
     await rollout.apply(rollout.predictor(0), (rollout.predictor(1, name="v2", minReplicas=1), 0))
     service = await rollout.settled(lambda found: condition(found, "CanaryPredictorReady").true)
     assert [(item["name"], item["ready"]) for item in service["status"]["canaryStatuses"]] == [("v2", True)]

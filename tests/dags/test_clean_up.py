@@ -18,6 +18,7 @@ from local.yandex.stand_in import YandexStandIn
 from ml_lifecycle.dataproc.client import connect
 from ml_lifecycle.dataproc.cluster import cluster_labels, create_request
 from ml_lifecycle.kserve.client import RolloutClient
+from ml_lifecycle.kserve.found import Absent
 from ml_lifecycle.kserve.predictor import predictor
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.rollout import opened
@@ -117,7 +118,7 @@ async def abandon_rollout(cluster: KubernetesStandIn, lake: str) -> None:
         client = RolloutClient(kubernetes, "roll_out_model/died", lambda: long_ago)
         name = leases.lease_name("digits")
         await leases.acquire(kubernetes, request.namespace, name, client.holder, 600, long_ago, {})
-        await client.save(opened(request, client.holder, candidate, None, client.now()))
+        await client.save(opened(request, client.holder, candidate, Absent(), client.now()))
 
 
 def test_aliases_follow_a_rollout_that_the_sweep_closed(

@@ -19,6 +19,8 @@ PORT = 80
 CONTAINER_PORT = 8080
 GATEWAY = {"group": HTTP_ROUTE.group, "kind": "Gateway", "namespace": "kserve", "name": "kserve-ingress-gateway"}
 AUTOSCALER_CLASS = "serving.kserve.io/autoscalerClass"
+WISHES = "local.ml-lifecycle.io/autoscaler-wishes"
+"""On a Deployment: the replicas that its autoscaler would have by the load; a person or a test sets it."""
 
 Object = Mapping[str, Any]
 
@@ -31,6 +33,9 @@ class Predictor:
     """Of its Deployment and its Service."""
     spec: Object
     replicas: int
+    """What its autoscaler has at least."""
+    most: int | None = None
+    """What its autoscaler has at most; None: no end."""
     canary: str = ""
     """A canary's name in the spec."""
     percent: int = 0
@@ -44,12 +49,13 @@ def predictors_of(service: Object) -> tuple[Predictor, tuple[Predictor, ...]]:
     """The stable predictor and the canaries, in the spec's order; a canary is the stable one where it says nothing."""
     own, spec = service["metadata"]["name"], service["spec"]["predictor"]
     least = spec.get("minReplicas", 1)
-    stable = Predictor(component_name(own, spec.get("name", "")), spec, max(1, least))
+    stable = Predictor(component_name(own, spec.get("name", "")), spec, max(1, least), spec.get("maxReplicas"))
     canaries = tuple(
         Predictor(
             component_name(own, item["predictor"]["name"]),
             overlaid(spec, item["predictor"]),
-            canary_replicas(least, item["trafficPercent"], item["predictor"].get("minReplicas")),
+            own_replicas := canary_replicas(least, item["trafficPercent"], item["predictor"].get("minReplicas")),
+            own_replicas,
             canary=item["predictor"]["name"],
             percent=item["trafficPercent"],
         )
@@ -75,8 +81,8 @@ def overlaid(below: Object, above: Object) -> dict[str, Any]:
 
 
 def canary_replicas(least: int, percent: int, minimum: int | None) -> int:
-    """A canary's replicas: what it asks for, else its share of the stable side's `least`; so none at 0 %."""
-    return math.ceil(least * percent / 100) if minimum is None else minimum
+    """A canary's replicas: what it asks for, else its share of the stable side's `least`; one even at 0 %."""
+    return max(1, math.ceil(least * percent / 100) if minimum is None else minimum)
 
 
 def beside(stable: Predictor, canaries: Iterable[Predictor]) -> Predictor:
@@ -84,6 +90,15 @@ def beside(stable: Predictor, canaries: Iterable[Predictor]) -> Predictor:
     if "minReplicas" not in stable.spec:
         return stable
     return replace(stable, replicas=max(1, stable.replicas - sum(canary.replicas for canary in canaries)))
+
+
+def scaled(predictor: Predictor, found: Object | None, autoscaler: str) -> int:
+    """The Deployment's replicas: KServe sets one when it makes it and leaves them with class `external`."""
+    if autoscaler == "external":
+        return int(found["spec"]["replicas"]) if found else 1
+    wishes = int(((found or {}).get("metadata", {}).get("annotations") or {}).get(WISHES, 0))
+    wanted = max(predictor.replicas, wishes)
+    return wanted if predictor.most is None else max(predictor.replicas, min(wanted, predictor.most))
 
 
 def deployment_of(service: Object, predictor: Predictor, template: Object) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from local.kubernetes.controllers.standard_objects import (
     http_route_of,
     pod_labels,
     predictors_of,
+    scaled,
     service_of,
 )
 from local.kubernetes.controllers.standard_status import Observed, standard_status
@@ -110,9 +111,8 @@ class StandardServiceController:
     def _deploy(self, service: Object, predictor: Predictor, template: Object) -> Observed:
         body = deployment_of(service, predictor, template)
         found = self._store.find(DEPLOYMENT, predictor.name, service["metadata"]["namespace"])
-        external = (service["metadata"].get("annotations") or {}).get(AUTOSCALER_CLASS) == "external"
-        if found and external and not predictor.canary:
-            body["spec"]["replicas"] = found["spec"]["replicas"]
+        autoscaler = (service["metadata"].get("annotations") or {}).get(AUTOSCALER_CLASS, "hpa")
+        body["spec"]["replicas"] = scaled(predictor, found, autoscaler)
         self._write(service_of(service, predictor))
         return Observed(predictor, self._write(body))
 

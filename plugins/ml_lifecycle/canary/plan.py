@@ -77,7 +77,7 @@ class Position:
     """Where a rollout stands; times are Unix seconds.
 
     `opened_at` leaves pauses out, so that they cost no time of the deadline; `paused_since` is that of a pause that
-    goes on; `frozen` says who stopped the rollout by hand, and why.
+    goes on; `frozen` says who stopped the rollout by hand, and why; `held` what the next step lacks.
     """
 
     step: int
@@ -87,6 +87,7 @@ class Position:
     approved: bool = False
     frozen: str = ""
     paused_since: float | None = None
+    held: str = ""
 
 
 def next_move(plan: Plan, position: Position, verdict: Verdict, now: float) -> tuple[Move, str]:
@@ -115,6 +116,10 @@ def next_move(plan: Plan, position: Position, verdict: Verdict, now: float) -> t
         if position.paused_since is not None and now - position.paused_since >= plan.approval_seconds:
             return _overdue(plan), f"nobody approved the step of {percent} % in {plan.approval_seconds / 3600:g} hours"
         return Move.PAUSE, pause
+    if position.held:
+        late = now - position.opened_at >= plan.deadline_seconds
+        undecided = f"undecided after {plan.deadline_seconds / 60:g} minutes: {position.held}"
+        return (_overdue(plan), undecided) if late else (Move.STAY, position.held)
     return (Move.PROMOTE, verdict.reason) if last else (Move.NEXT_STEP, "dwell time and requests reached")
 
 

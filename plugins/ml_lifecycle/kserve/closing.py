@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from ml_lifecycle.kserve.predictor import Predictor
+from ml_lifecycle.kserve.replicas import Running
 from ml_lifecycle.kserve.revisions import Service
 from ml_lifecycle.kserve.rollout import Decision, Kind, Phase, RolloutState, Wanted
 
@@ -25,6 +26,8 @@ def ended(state: RolloutState, service: Service | None, now: float) -> RolloutSt
         state = state.decide(Decision.FROZEN if freeze else Decision.ROLLED_BACK, without_verdict[state.phase])
     if state.closing_since is None:
         state = replace(state, closing_since=now)
+    if state.decision is Decision.PROMOTED:
+        state = replace(state, prepared=100)
     return noted(state, service)
 
 
@@ -47,39 +50,72 @@ class Act(StrEnum):
 
 @dataclass(frozen=True)
 class Closing:
-    """The next act: with APPLY the spec to apply, with WAIT what for."""
+    """The next act: with APPLY the spec to apply, with WAIT what for; `sized`: the revision that needs replicas."""
 
     act: Act
     reason: str
     wanted: Wanted | None = None
+    sized: str = ""
+
+
+@dataclass(frozen=True)
+class Pods:
+    """What runs of the revision that is to take all traffic; `late`: it has been waited for long enough."""
+
+    running: Running
+    late: bool = False
+
+    def short(self, state: RolloutState, revision: str) -> str:
+        """What it lacks of the stable side's replicas; empty where nothing."""
+        return self.running.short(revision, state.replicas, late=self.late)
 
 
 _LEFT = Closing(Act.DONE, "somebody else changed the service: left as it is")
 
 
-def next_closing(state: RolloutState, service: Service | None) -> Closing:
-    """What brings the live service one act closer to what was decided."""
+def taking(state: RolloutState, service: Service | None) -> str:
+    """The revision that is to take all traffic, and whose replicas must be there before; empty where none is."""
+    if service is None or not state.replicas or state.kind is not Kind.CANARY:
+        return ""
+    if state.decision is Decision.PROMOTED:
+        return state.revision
+    restored = service.latest_created
+    return "" if state.standard or restored == state.revision else restored
+
+
+def carried_over(state: RolloutState) -> bool:
+    """Whether more replicas may be asked for than settings want, so that what serves carries the load at once."""
+    if not state.replicas or state.decision is Decision.FROZEN or state.kind in (Kind.FIRST, Kind.UNCHANGED):
+        return False
+    if not state.standard:
+        return state.replicas > 1
+    promoted = state.decision is Decision.PROMOTED and state.kind is Kind.CANARY
+    return promoted and state.in_spec and state.replicas > (state.candidate.min_replicas or 1)
+
+
+def next_closing(state: RolloutState, service: Service | None, pods: Pods | None = None) -> Closing:
+    """What brings the live service one act closer to what was decided; `pods` are those of `taking`."""
     if state.decision is Decision.FROZEN or state.kind is Kind.UNCHANGED:
         return Closing(Act.DONE, "the service stays as it is")
     if service is None:
         return Closing(Act.DONE, f"there is no InferenceService {state.service!r}")
     if state.decision is Decision.PROMOTED:
-        return _promotion(state, service)
-    return _roll_back(state, service)
+        return _promotion(state, service, pods)
+    return _roll_back(state, service, pods)
 
 
-def _promotion(state: RolloutState, service: Service) -> Closing:
+def _promotion(state: RolloutState, service: Service, pods: Pods | None) -> Closing:
     if service.newest.storage_uri != state.candidate.storage_uri:
         return _LEFT
+    if service.canary_percent not in (None, 100) and (missing := _unprepared(state, service, pods)):
+        return missing
     if service.canary is not None:
         # Route and pods first: the moment that the entry is dropped, KServe ends the stable pods.
         if service.canary_percent != 100:
             return Closing(Act.APPLY, "all traffic to the new revision", state.wanted(100))
         if service.percent(state.revision) != 100:
             return _waiting(state.revision, service)
-        if service.latest_ready != state.revision:
-            return Closing(Act.WAIT, f"{state.revision} has not all of its replicas yet")
-        return Closing(Act.APPLY, "the new revision becomes the predictor", state.wanted())
+        return Closing(Act.APPLY, "the new revision becomes the predictor", state.carried())
     if service.canary_percent is not None:
         return Closing(Act.APPLY, "all traffic to the new revision", state.wanted())
     if service.rolled_out != state.revision or service.percent(state.revision) != 100:
@@ -87,19 +123,44 @@ def _promotion(state: RolloutState, service: Service) -> Closing:
     return Closing(Act.DONE, f"{state.revision} serves all traffic")
 
 
-def _roll_back(state: RolloutState, service: Service) -> Closing:
+def _unprepared(state: RolloutState, service: Service, pods: Pods | None) -> Closing | None:
+    """What is to come before all traffic: the replicas that carry it."""
+    if service.canary is not None and service.canary_percent is not None:
+        wanted = state.wanted(service.canary_percent)
+        if wanted.canary is not None and (service.canary.min_replicas or 1) < (wanted.canary.min_replicas or 1):
+            return Closing(Act.APPLY, "replicas for all traffic", wanted)
+    short = pods.short(state, state.revision) if pods else ""
+    return Closing(Act.WAIT, short, sized=state.revision) if short else None
+
+
+def _roll_back(state: RolloutState, service: Service, pods: Pods | None) -> Closing:
     uri = service.newest.storage_uri
     if state.stable is None:
-        if uri == state.candidate.storage_uri:
-            return Closing(Act.DELETE, "there is no earlier version to go back to")
-        return Closing(Act.DONE, "the service is gone or another's")
+        return _undone(state, service)
     if state.kind is Kind.ROLLING or (state.kind is Kind.RETURN and not state.kept_revision):
         return _replaced(state, service, state.stable)
     if uri == state.candidate.storage_uri and (service.canary is not None or not state.standard):
         return _withdraw(state, service, state.stable)
     if uri != state.stable.storage_uri:
         return _LEFT
-    return _dropped(state, service) if state.standard else _restored(state, service, state.stable)
+    return _dropped(state, service) if state.standard else _restored(state, service, state.stable, pods)
+
+
+def _undone(state: RolloutState, service: Service) -> Closing:
+    """A first version goes: what stood before comes back, and only what this rollout itself made is deleted."""
+    if service.newest.storage_uri != state.candidate.storage_uri:
+        return Closing(Act.DONE, "the service is gone or another's")
+    if state.stood is not None and state.stood.storage_uri != state.candidate.storage_uri:
+        return Closing(Act.APPLY, "what stood in the spec before the rollout", Wanted(state.stood))
+    if not state.made or not service.ours_alone:
+        return Closing(Act.DONE, "the service is not this rollout's alone: left as it is")
+    return Closing(Act.DELETE, "there is no earlier version to go back to")
+
+
+def inherited(state: RolloutState, service: Service | None) -> RolloutState:
+    """As another run takes it over: a first version that serves may have users by now, so it is not deleted."""
+    serves = service is not None and bool(service.rolled_out or service.traffic)
+    return replace(state, made=state.made and not serves)
 
 
 def _withdraw(state: RolloutState, service: Service, stable: Predictor) -> Closing:
@@ -120,13 +181,15 @@ def _dropped(state: RolloutState, service: Service) -> Closing:
     return Closing(Act.DONE, f"{service.rolled_out or state.stable_revision} serves all traffic")
 
 
-def _restored(state: RolloutState, service: Service, stable: Predictor) -> Closing:
+def _restored(state: RolloutState, service: Service, stable: Predictor, pods: Pods | None) -> Closing:
     """Traffic stays pinned until the restored revision is the latest ready one; then it takes all."""
     restored = service.latest_created
     ready = restored == service.latest_ready and restored not in {"", state.revision}
     if service.canary_percent is not None:
         if not ready:
             return Closing(Act.WAIT, f"revision {restored} of the stable version is not ready yet")
+        if short := pods.short(state, restored) if pods else "":
+            return Closing(Act.WAIT, short, sized=restored)
         return Closing(Act.APPLY, "all traffic to the stable version", Wanted(stable))
     if not ready or service.rolled_out != restored or service.percent(restored) != 100:
         return _waiting(restored, service)

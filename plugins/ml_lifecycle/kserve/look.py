@@ -9,6 +9,7 @@ from ml_lifecycle.canary.evidence import Side, Window
 from ml_lifecycle.canary.plan import Move, Position, next_move
 from ml_lifecycle.canary.snapshot import Gap, Snapshot, between
 from ml_lifecycle.canary.verdict import Outcome, Verdict, judge
+from ml_lifecycle.kserve.replicas import Running, share
 from ml_lifecycle.kserve.revisions import Service
 from ml_lifecycle.kserve.rollout import Decision, RolloutState, Step
 from ml_lifecycle.kserve.trace import Point, extend
@@ -55,8 +56,13 @@ class Look:
     line: str
 
 
-def look(state: RolloutState, service: Service, snapshot: Snapshot | Gap, now: float) -> Look:
-    """The state after one look at the service and at the counters (a Gap where they could not be read)."""
+def look(
+    state: RolloutState, service: Service, snapshot: Snapshot | Gap, now: float, canary: Running | None = None
+) -> Look:
+    """The state after one look at the service and at the counters (a Gap where they could not be read).
+
+    `canary`: what runs of it; None where it is taken to have what it needs.
+    """
     step = state.steps[-1]
     if step.since is None and service.percent(state.revision) == step.percent:
         step = replace(step, since=now)
@@ -77,7 +83,7 @@ def look(state: RolloutState, service: Service, snapshot: Snapshot | Gap, now: f
     seen = None if isinstance(window, Gap) else window
     point = Point.of(now - state.opened_at, step.percent, seen, verdict.numbers)
     state = replace(state, steps=(*state.steps[:-1], step), trace=extend(state.trace, point))
-    state, move = _moved(state, step, verdict, now)
+    state, move = _moved(state, step, verdict, canary, now)
     return Look(state, _line(step, verdict, move))
 
 
@@ -100,7 +106,9 @@ def _window(before: Snapshot | None, after: Snapshot | Gap) -> Window | Gap:
     return Gap("first look: nothing to compare with yet") if before is None else between(before, after)
 
 
-def _moved(state: RolloutState, step: Step, verdict: Verdict, now: float) -> tuple[RolloutState, str]:
+def _moved(
+    state: RolloutState, step: Step, verdict: Verdict, canary: Running | None, now: float
+) -> tuple[RolloutState, str]:
     since = now if step.since is None else step.since
     position = Position(
         step=len(state.steps) - 1,
@@ -111,7 +119,15 @@ def _moved(state: RolloutState, step: Step, verdict: Verdict, now: float) -> tup
         frozen=state.frozen,
         paused_since=state.paused_since,
     )
-    move, reason = next_move(state.request.plan, position, verdict, now)
+    plan = state.request.plan
+    move, reason = next_move(plan, position, verdict, now)
+    if move in (Move.NEXT_STEP, Move.PROMOTE) and canary is not None:
+        # Replicas before traffic: those that the next percent needs are asked for, and waited for.
+        percent = plan.canary_steps[len(state.steps)] if move is Move.NEXT_STEP else 100
+        state = replace(state, prepared=max(percent, state.prepared))
+        if short := canary.short(state.revision, share(state.replicas, percent)):
+            held = f"for {percent} % of the traffic {short}"
+            move, reason = next_move(plan, replace(position, held=held), verdict, now)
     state = _paused(state, now, reason if move is Move.PAUSE else "")
     if move is Move.NEXT_STEP:
         percent = state.request.plan.canary_steps[len(state.steps)]

@@ -9,6 +9,7 @@ from typing import Any
 from ml_lifecycle.kserve.predictor import Predictor, canary_of
 from ml_lifecycle.kserve.standard import Share, Standing, standing
 
+FIELD_MANAGER = "ml-lifecycle-rollout"
 _STANDARD = frozenset({"Standard", "RawDeployment"})
 _MODE_ANNOTATION = "serving.kserve.io/deploymentMode"
 _BLOCKED = frozenset({"BlockedByFailedLoad", "InvalidSpec"})
@@ -21,7 +22,8 @@ class Service:
     """An InferenceService as read; empty strings where the status says nothing (yet).
 
     A revision is Knative's, or in Standard mode the Deployment of a predictor. `canary` is that of Standard mode; in
-    Knative mode the predictor itself is the canary while `canary_percent` is set.
+    Knative mode the predictor itself is the canary while `canary_percent` is set. `conditions`: what its status says is
+    not so; `ours_alone`: whether nobody but the rollout has set anything of its spec.
     """
 
     predictor: Predictor
@@ -39,6 +41,13 @@ class Service:
     failure: str
     failed_revision: str
     resource_version: str = ""
+    conditions: str = ""
+    ours_alone: bool = False
+
+    @property
+    def told(self) -> bool:
+        """Whether KServe has said anything about it yet."""
+        return bool(self.conditions or self.latest_created) if not self.standard else bool(self.conditions)
 
     @property
     def standard(self) -> bool:
@@ -101,7 +110,24 @@ def read(
         failure=_failure(failure),
         failed_revision=failure.get("modelRevisionName", ""),
         resource_version=inference_service.get("metadata", {}).get("resourceVersion", ""),
+        conditions=_conditions(status.get("conditions") or ()),
+        ours_alone=_ours_alone(inference_service.get("metadata", {}).get("managedFields") or ()),
     )
+
+
+def _conditions(conditions: Iterable[Mapping[str, Any]]) -> str:
+    """Each condition with its reason, as "PredictorReady False (MinimumReplicasUnavailable)"."""
+    said = (
+        f"{item.get('type')} {item.get('status')}" + (f" ({item['reason']})" if item.get("reason") else "")
+        for item in conditions
+    )
+    return ", ".join(said)
+
+
+def _ours_alone(managed_fields: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether the rollout's applies, and nobody else's writes, own the spec."""
+    owners = {entry.get("manager") for entry in managed_fields if "f:spec" in (entry.get("fieldsV1") or {})}
+    return owners == {FIELD_MANAGER}
 
 
 def _mode(inference_service: Mapping[str, Any]) -> str:

@@ -18,11 +18,13 @@ from pydantic import TypeAdapter
 from ml_lifecycle.canary.evidence import Evidence, Window
 from ml_lifecycle.canary.snapshot import Snapshot
 from ml_lifecycle.canary.verdict import Outcome
+from ml_lifecycle.kserve.found import Absent, NeverServed, Serving
 from ml_lifecycle.kserve.outlook import outlook
 from ml_lifecycle.kserve.predictor import Predictor
+from ml_lifecycle.kserve.replicas import Running, beside, raised
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.revisions import Service
-from ml_lifecycle.kserve.standard import canary_name, sized
+from ml_lifecycle.kserve.standard import canary_name
 from ml_lifecycle.kserve.trace import Point, Trace
 
 STATE_ANNOTATION = "ml-lifecycle.io/rollout"
@@ -94,6 +96,9 @@ class RolloutState:
     `before` is the latest revision created when the rollout opened, `stable_revision` the one that then had all
     traffic, `revision` the new one once it is known. Of a RETURN the candidate is what serves and is to go, `stable`
     what comes back, and `kept_revision` the one before, if Knative still has it with the version that comes back.
+    `made`: there was no service before this rollout; `stood`: what stood in the spec of one that had never served.
+    `replicas`: the most that the stable side has run ready, 0 where there is none; `floor`: what it was asked for as
+    the rollout opened; `prepared`: the percent of the load that the canary has been given replicas for.
     `approved`: the percents that a person has let go on; `frozen`: who stopped it by hand, and why; `announced`: the
     percent whose pause has been told; `steered`: the number of the latest order it obeyed; `unrouted_since`: a
     ready canary has waited for its place in the route since. `driver` is raised by each process that drives the
@@ -121,6 +126,11 @@ class RolloutState:
     url: str = ""
     standard: bool = False
     kept_revision: str = ""
+    made: bool = False
+    stood: Predictor | None = None
+    replicas: int = 0
+    floor: int = 0
+    prepared: int = 0
     approved: tuple[int, ...] = ()
     frozen: str = ""
     outlook: str = ""
@@ -147,7 +157,36 @@ class RolloutState:
         """The spec that gives the canary `percent` of the traffic; None: that names the candidate alone."""
         if percent is None or not self.standard or self.stable is None:
             return Wanted(self.candidate, percent)
-        return Wanted(self.stable, percent, sized(self.candidate, self.stable, percent))
+        prepared = max(percent, self.prepared)
+        stable, canary = beside(self.stable, self.candidate, self.replicas, prepared, external=self.external)
+        return Wanted(stable, percent, canary)
+
+    @property
+    def external(self) -> bool:
+        """Whether, in Standard mode, KServe leaves the replicas to whoever writes the Deployment's scale."""
+        return self.standard and self.request.serving.autoscaler == "external"
+
+    @property
+    def in_spec(self) -> bool:
+        """Whether replicas are asked for in the spec, not on the revision itself."""
+        return self.standard and not self.external
+
+    def stands(self, service: Service) -> bool:
+        """Whether the spec gives the canary its percent, and both sides their replicas where it is to."""
+        if service.canary_percent != self.percent or service.canary is None or not self.in_spec:
+            return service.canary_percent == self.percent
+        wanted = self.wanted(self.percent)
+        sides = ((service.predictor, wanted.predictor), (service.canary, wanted.canary or service.canary))
+        return all((live.min_replicas or 1) >= (side.min_replicas or 1) for live, side in sides)
+
+    def seen_with(self, stable: Running) -> RolloutState:
+        """With what the stable side runs now, if that is more; what the spec gives it for the canary's sake is not."""
+        given = self.wanted(self.percent).predictor.min_replicas or 1 if self.in_spec else 0
+        return replace(self, replicas=stable.ready) if stable.ready > max(self.replicas, given) else self
+
+    def carried(self) -> Wanted:
+        """The candidate alone, with what the stable side ran."""
+        return Wanted(raised(self.candidate, self.replicas) if self.in_spec and self.replicas else self.candidate)
 
     def decide(self, decision: Decision, reason: str) -> RolloutState:
         """With the end decided; the first decision stands."""
@@ -167,6 +206,7 @@ class RolloutState:
             "request": self.request.model_dump(mode="json", exclude={"rollout": {"notifiers"}}),
             "candidate": self.candidate.to_json(),
             "stable": self.stable.to_json() if self.stable else None,
+            "stood": self.stood.to_json() if self.stood else None,
             "steps": [step.to_json() for step in self.steps],
             "trace": [point.to_json() for point in self.trace],
             "evidence": self.evidence.to_json(),
@@ -185,6 +225,7 @@ class RolloutState:
                 "request": RolloutRequest.model_validate(document["request"], extra="ignore"),
                 "candidate": Predictor.from_json(document["candidate"]),
                 "stable": Predictor.from_json(document["stable"]) if document["stable"] is not None else None,
+                "stood": Predictor.from_json(document["stood"]) if document.get("stood") is not None else None,
                 "steps": tuple(Step.from_json(step) for step in document["steps"]),
                 # A rollout that an earlier version of this package opened has none.
                 "trace": tuple(Point.from_json(point) for point in document.get("trace", ())),
@@ -205,29 +246,49 @@ def _state() -> TypeAdapter[RolloutState]:
 
 
 def opened(
-    request: RolloutRequest, holder: str, candidate: Predictor, service: Service | None, now: float
+    request: RolloutRequest,
+    holder: str,
+    candidate: Predictor,
+    there: Absent | NeverServed | Serving,
+    now: float,
+    running: Running | None = None,
 ) -> RolloutState:
-    """A new rollout onto the service as it stands (None: there is none)."""
-    state = RolloutState(request, holder, Kind.FIRST, candidate, None, now)
-    if service is None or not service.rolled_out:
-        return replace(state, before=service.latest_created if service else "")
-    # KServe makes no revision for a storageUri that it serves already.
+    """A new rollout onto what is there; `running` is what serves there now."""
+    running = running or Running()
+    if isinstance(there, Absent):
+        return RolloutState(request, holder, Kind.FIRST, candidate, None, now, made=True)
+    service = there.service
+    # KServe makes no revision for a storageUri that it has already.
     unchanged = service.predictor.storage_uri == candidate.storage_uri
+    if isinstance(there, NeverServed):
+        named = replace(candidate, name=service.predictor.name)
+        before = "" if unchanged or service.standard else service.latest_created
+        first = RolloutState(request, holder, Kind.FIRST, named, None, now, before=before)
+        return replace(first, stood=service.predictor, standard=service.standard)
     rolling = request.rollout.strategy == "rolling"
     kind = Kind.UNCHANGED if unchanged else Kind.ROLLING if rolling else Kind.CANARY
     if service.standard:
         # A rolling update keeps the Deployment; a canary has one of its own, which stays its own when it is promoted.
         name = canary_name(request.version) if kind is Kind.CANARY else service.predictor.name
         candidate = replace(candidate, name=name)
+    elif kind is Kind.ROLLING and running.ready:
+        # Knative gives the new revision all traffic once it has its minimum.
+        candidate = raised(candidate, running.ready)
     same_revision = unchanged or (rolling and service.standard)
-    return replace(
-        state,
-        kind=kind,
-        candidate=candidate,
-        stable=service.predictor,
+    steps = request.plan.canary_steps
+    return RolloutState(
+        request,
+        holder,
+        kind,
+        candidate,
+        service.predictor,
+        now,
         before="" if same_revision else service.latest_created,
         stable_revision=service.rolled_out,
         standard=service.standard,
+        replicas=running.ready,
+        floor=running.asked,
+        prepared=steps[0] if steps else 100,
     )
 
 
@@ -239,8 +300,12 @@ def returning(
     kept_revision: str,
     reason: str,
     now: float,
+    running: Running | None = None,
 ) -> RolloutState:
     """The return to `target`, decided from its beginning; `request` is of the version that serves and is to go."""
+    running = running or Running()
+    if not service.standard and running.ready:
+        target = raised(target, running.ready)
     state = RolloutState(request, holder, Kind.RETURN, service.predictor, target, now)
     return replace(
         state,
@@ -249,6 +314,8 @@ def returning(
         revision=service.rolled_out,
         kept_revision=kept_revision,
         standard=service.standard,
+        replicas=running.ready,
+        floor=running.asked,
     ).decide(Decision.ROLLED_BACK, reason)
 
 

@@ -7,9 +7,8 @@ that is promoted keeps its name and so its Deployment: no pod starts anew.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ml_lifecycle.kserve.predictor import Predictor
@@ -62,17 +61,6 @@ def pod_selector(revision: str) -> str:
     return f"app=isvc.{revision}"
 
 
-def sized(canary: Predictor, stable: Predictor, percent: int) -> Predictor:
-    """The canary with the replicas for `percent` of the traffic: KServe does not scale it, and gives it none at 0 %.
-
-    Between 1 and the stable side's minimum, which KServe does not allow it to exceed; it has no maximum. What the
-    canary has, KServe takes from the stable side, so more than its share would starve the others' users.
-    """
-    least = stable.min_replicas or 1
-    replicas = max(1, math.ceil(least * percent / 100))
-    return replace(canary, min_replicas=replicas, max_replicas=None, scale_metric=None, scale_target=None)
-
-
 def standing(
     inference_service: Mapping[str, Any],
     canary: Predictor | None,
@@ -98,13 +86,16 @@ def standing(
 
 
 def followed(deployment: Mapping[str, Any], predictor: Predictor) -> bool:
-    """Whether the Deployment runs this predictor's model, in every replica of it (a canary's own), and nothing else."""
+    """Whether the Deployment runs this predictor's model and nothing else, as far as a rolling update goes.
+
+    It may go without a quarter of its replicas (maxUnavailable), so that one Pending pod of many keeps nothing waiting.
+    """
     metadata, status = deployment["metadata"], deployment.get("status") or {}
-    fixed = predictor.min_replicas if predictor.max_replicas is None else None
-    wanted = max(deployment["spec"].get("replicas", 1), fixed or 0)
-    counts = [status.get(key, 0) for key in ("updatedReplicas", "availableReplicas", "replicas")]
+    wanted = int(deployment["spec"].get("replicas", 1))
+    updated, available, total = (status.get(key, 0) for key in ("updatedReplicas", "availableReplicas", "replicas"))
     seen = int(status.get("observedGeneration") or 0) >= int(metadata.get("generation") or 0)
-    return seen and counts == [wanted] * 3 and json.dumps(predictor.storage_uri) in json.dumps(deployment["spec"])
+    replaced = updated == total == wanted and available >= wanted - wanted // 4
+    return seen and replaced and json.dumps(predictor.storage_uri) in json.dumps(deployment["spec"])
 
 
 def _shares(route: Mapping[str, Any], namespace: str) -> tuple[Share, ...]:

@@ -233,6 +233,7 @@ class CanaryTrigger(RolloutTrigger):
         from ml_lifecycle.kserve.look import look, trouble
         from ml_lifecycle.kserve.rollout import Decision
 
+        state, canary = await client.replicas(state)
         service = await client.move(state)
         reason = trouble(state, service)
         if service is None or reason:
@@ -241,7 +242,7 @@ class CanaryTrigger(RolloutTrigger):
         if reason := await client.crashed(state, counters):
             return await client.save(state.decide(Decision.ROLLED_BACK, reason))
         # Arithmetic on hundreds of looks takes long enough to hold up the other triggers.
-        seen = await asyncio.to_thread(look, state, service, counters, client.now())
+        seen = await asyncio.to_thread(look, state, service, counters, client.now(), canary)
         self.log.info("%s", seen.line)
         after = await client.save(seen.state)
         if after.percent != state.percent:

@@ -14,6 +14,7 @@ def service(
     traffic=None,
     model_status=None,
     conditions=(),
+    managers=(),
     **status,
 ):
     traffic = {GOOD: 100} if traffic is None else traffic
@@ -27,7 +28,11 @@ def service(
         "traffic": [{"revisionName": name, "percent": share} for name, share in traffic.items()],
     }
     return {
-        "metadata": {"name": "digits", "namespace": "models"},
+        "metadata": {
+            "name": "digits",
+            "namespace": "models",
+            "managedFields": [{"manager": name, "fieldsV1": {"f:spec": {}}} for name in managers],
+        },
         "spec": {"predictor": predictor},
         "status": {
             "components": {"predictor": component},

@@ -7,6 +7,7 @@ import pytest
 
 from local.kubernetes.stand_in import KubernetesStandIn
 from ml_lifecycle.kserve.client import RolloutClient
+from ml_lifecycle.kserve.found import Absent
 from ml_lifecycle.kserve.manifest import Predictor
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.rollout import opened
@@ -41,7 +42,7 @@ async def held(tmp_path):
             client = RolloutClient(kubernetes, "run", clock)
             await leases.acquire(kubernetes, "models", NAME, "run", 600, NOW)
             candidate = Predictor(request.storage_uri, "runtime", "1", "1Gi")
-            state = await client.save(opened(request, "run", candidate, None, client.now()))
+            state = await client.save(opened(request, "run", candidate, Absent(), client.now()))
             stand_in.faults.clear()
             yield stand_in, client, clock, state
 

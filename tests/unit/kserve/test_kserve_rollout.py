@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from ml_lifecycle.canary.evidence import Side, Window
 from ml_lifecycle.canary.snapshot import Counters, Gap, Snapshot
-from ml_lifecycle.kserve.closing import Act, ended, left_serving, next_closing
+from ml_lifecycle.kserve.closing import Act, ended, inherited, left_serving, next_closing
+from ml_lifecycle.kserve.found import Absent, NeverServed, Serving
 from ml_lifecycle.kserve.look import look, trouble
 from ml_lifecycle.kserve.predictor import Predictor
 from ml_lifecycle.kserve.report import report
 from ml_lifecycle.kserve.request import RolloutRequest
+from ml_lifecycle.kserve.revisions import FIELD_MANAGER
 from ml_lifecycle.kserve.rollout import (
     Decision,
     Kind,
@@ -40,7 +42,7 @@ def request(**overrides):
 
 
 def state(phase=Phase.CANARY, **overrides):
-    found = opened(request(**overrides), "dag/run", CANDIDATE, seen(), 0.0)
+    found = opened(request(**overrides), "dag/run", CANDIDATE, Serving(seen()), 0.0)
     if phase is Phase.OPENING:
         return found
     found = begin_testing(found, seen(**CANARY))
@@ -71,20 +73,22 @@ def run(state, looks, per_look=200, errors=0.0, percent=None):
 
 def test_opening_knows_what_there_is_to_do():
     uri = URI + "2"
-    assert opened(request(), "h", CANDIDATE, None, 0).kind is Kind.FIRST
-    assert opened(request(), "h", CANDIDATE, seen(rolled_out="", ready=""), 0).kind is Kind.FIRST
+    assert opened(request(), "h", CANDIDATE, Absent(), 0).kind is Kind.FIRST
+    assert opened(request(), "h", CANDIDATE, NeverServed(seen(rolled_out="", ready="")), 0).kind is Kind.FIRST
     assert state(Phase.OPENING).kind is Kind.CANARY
-    assert opened(request(), "h", CANDIDATE, seen(uri=uri), 0).kind is Kind.UNCHANGED
+    assert opened(request(), "h", CANDIDATE, Serving(seen(uri=uri)), 0).kind is Kind.UNCHANGED
 
 
 def test_trap_10_the_same_storage_uri_opens_no_canary_772():
-    found = begin_canary(begin_testing(opened(request(), "h", CANDIDATE, seen(uri=URI + "2"), 0), seen(uri=URI + "2")))
+    found = begin_canary(
+        begin_testing(opened(request(), "h", CANDIDATE, Serving(seen(uri=URI + "2")), 0), seen(uri=URI + "2"))
+    )
     assert (found.decision, found.reason) == (Decision.PROMOTED, "this version is live already")
     assert next_closing(found, seen(uri=URI + "2")).act is Act.DONE
 
 
 def test_a_first_version_is_promoted_after_its_smoke_test():
-    found = begin_canary(begin_testing(opened(request(), "h", CANDIDATE, None, 0), seen(created=GOOD)))
+    found = begin_canary(begin_testing(opened(request(), "h", CANDIDATE, Absent(), 0), seen(created=GOOD)))
     assert found.decision is Decision.PROMOTED
 
 
@@ -220,10 +224,36 @@ def test_trap_1_and_3_a_roll_back_withdraws_traffic_then_names_the_good_model_21
 
 
 def test_a_failed_first_version_is_deleted():
-    first = opened(request(), "h", CANDIDATE, None, 0).decide(Decision.ROLLED_BACK, "bad")
-    assert closing(first, uri=URI + "2")[0] is Act.DELETE
+    first = opened(request(), "h", CANDIDATE, Absent(), 0).decide(Decision.ROLLED_BACK, "bad")
+    assert closing(first, uri=URI + "2", managers=[FIELD_MANAGER])[0] is Act.DELETE
     assert next_closing(first, None).act is Act.DONE
     assert closing(first, uri="file:///other")[0] is Act.DONE
+
+
+def test_only_what_the_rollout_itself_has_made_and_nobody_else_set_is_deleted():
+    first = opened(request(), "h", CANDIDATE, Absent(), 0).decide(Decision.ROLLED_BACK, "bad")
+    made = {"uri": URI + "2", "managers": [FIELD_MANAGER]}
+    assert closing(first, **{**made, "managers": [FIELD_MANAGER, "kubectl-edit"]})[0] is Act.DONE
+    assert closing(first, **{**made, "managers": []})[0] is Act.DONE
+    # A first version that a dead run left, and that serves, may have users by now.
+    assert closing(inherited(first, seen(**made)), **made)[0] is Act.DONE
+    dead = {**made, "rolled_out": "", "traffic": {}}
+    assert closing(inherited(first, seen(**dead)), **dead)[0] is Act.DELETE
+    # As an older version of this package wrote it.
+    document = first.to_json()
+    del document["made"], document["stood"]
+    assert closing(RolloutState.from_json(document), **made)[0] is Act.DONE
+
+
+def test_a_first_version_on_a_service_that_never_served_gives_back_the_spec_that_stood_there():
+    there = NeverServed(seen(uri=URI + "1", rolled_out="", ready="", traffic={}))
+    first = opened(request(), "h", CANDIDATE, there, 0).decide(Decision.ROLLED_BACK, "bad")
+    made = {"managers": [FIELD_MANAGER]}
+    assert closing(first, uri=URI + "2", **made) == (Act.APPLY, "1", None)
+    assert closing(first, uri=URI + "1", **made)[0] is Act.DONE
+    assert RolloutState.from_json(json.loads(json.dumps(first.to_json()))) == first
+    again = opened(request(), "h", CANDIDATE, NeverServed(seen(uri=URI + "2", rolled_out="", ready="")), 0)
+    assert (again.before, closing(again.decide(Decision.ROLLED_BACK, ""), uri=URI + "2", **made)[0]) == ("", Act.DONE)
 
 
 def test_a_frozen_rollout_and_another_hands_edit_are_left_as_they_are():

@@ -1,18 +1,15 @@
 """Standard mode: who serves by the HTTPRoute, what is ready, and how a rollout opens, ends and is undone there."""
 
-import math
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ml_lifecycle.kserve.closing import Act, next_closing
+from ml_lifecycle.kserve.found import Serving
 from ml_lifecycle.kserve.look import trouble
 from ml_lifecycle.kserve.predictor import Predictor
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.revisions import read, readiness
 from ml_lifecycle.kserve.rollout import Decision, Kind, begin_canary, begin_testing, opened, returning
-from ml_lifecycle.kserve.standard import followed, revision_name, sized
+from ml_lifecycle.kserve.standard import followed, revision_name
 from ml_lifecycle.settings import parse_settings
 from tests.unit.kserve.kserve_status import pod
 from tests.unit.kserve.standard_status import CANARY, STABLE, URI, deployment, route, seen, service
@@ -28,7 +25,7 @@ def request(**overrides):
 
 
 def begun(**overrides):
-    state = opened(request(**overrides), "dag/run", CANDIDATE, seen(), 0.0)
+    state = opened(request(**overrides), "dag/run", CANDIDATE, Serving(seen()), 0.0)
     return begin_canary(begin_testing(state, seen(DARK, canary="2")))
 
 
@@ -75,15 +72,6 @@ def test_a_canary_is_ready_by_its_own_status_and_pods():
     assert readiness(seen(DARK, canary="2", **failed), [pod()], before=STABLE).ready, "modelStatus is the stable side's"
 
 
-@given(st.integers(0, 100), st.integers(1, 50))
-def test_a_canary_has_the_replicas_for_its_share_and_never_more_than_kserve_allows(percent, least):
-    stable = Predictor(URI + "1", "r", "1", "1Gi", min_replicas=least)
-    found = sized(CANDIDATE, stable, percent)
-    assert found.min_replicas == max(1, math.ceil(least * percent / 100))
-    assert 1 <= found.min_replicas <= least
-    assert found.max_replicas is None
-
-
 def test_a_canary_stands_beside_the_stable_side_with_the_pods_of_its_share():
     wanted = begun(**{"rollout.steps": [10, 50, 100]}).wanted(10)
     assert (wanted.predictor.storage_uri, wanted.canary.storage_uri, wanted.percent) == (URI + "1", URI + "2", 10)
@@ -110,8 +98,7 @@ def test_promotion_moves_the_traffic_before_the_stable_pods_go():
     assert closing(good, SPLIT, canary="2", percent=50) == (Act.APPLY, "1", "2", 100)
     assert closing(good, SPLIT, canary="2", percent=100)[0] is Act.WAIT
     moved = {"digits_predictor": 0, "digits_v2_predictor": 100}
-    assert closing(good, moved, deployment(URI + "2", updated=1), canary="2", percent=100)[0] is Act.WAIT
-    assert closing(good, moved, deployment(URI + "2"), canary="2", percent=100) == (Act.APPLY, "2", None, None)
+    assert closing(good, moved, canary="2", percent=100) == (Act.APPLY, "2", None, None)
     promoted = {"uri": URI + "2", "name": "v2"}
     assert closing(good, moved, **promoted)[0] is Act.DONE
     assert closing(good, {"digits_predictor": 100}, **promoted)[0] is Act.WAIT
@@ -129,7 +116,7 @@ def test_a_roll_back_takes_the_traffic_then_drops_the_canary():
 
 
 def test_a_rolling_update_is_over_when_the_deployment_has_followed():
-    rolling = opened(request(**{"rollout.strategy": "rolling"}), "h", CANDIDATE, seen(), 0.0)
+    rolling = opened(request(**{"rollout.strategy": "rolling"}), "h", CANDIDATE, Serving(seen()), 0.0)
     assert (rolling.kind, rolling.candidate.name, rolling.before) == (Kind.ROLLING, "", "")
     new = {"uri": URI + "2"}
     half = seen(own=deployment(URI + "2", updated=1), **new)

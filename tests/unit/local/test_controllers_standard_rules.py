@@ -71,7 +71,7 @@ def test_names_follow_the_predictors():
 
 @pytest.mark.parametrize(
     ("stable", "percent", "minimum", "replicas"),
-    [(1, 0, None, 0), (1, 1, None, 1), (10, 20, None, 2), (10, 21, None, 3), (4, 0, 1, 1), (4, 50, 0, 0)],
+    [(1, 0, None, 1), (1, 1, None, 1), (10, 20, None, 2), (10, 21, None, 3), (4, 0, 1, 1), (4, 50, 0, 1)],
 )
 def test_a_canary_has_its_share_of_the_replicas_unless_it_says_otherwise(stable, percent, minimum, replicas):
     assert canary_replicas(stable, percent, minimum) == replicas

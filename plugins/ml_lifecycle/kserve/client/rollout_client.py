@@ -15,12 +15,26 @@ from ml_lifecycle.canary.evidence import Window
 from ml_lifecycle.canary.snapshot import Gap, Snapshot
 from ml_lifecycle.kserve.client import evidence
 from ml_lifecycle.kserve.client.lease import Clock, RolloutLease, utc_now
+from ml_lifecycle.kserve.client.replicas import ReplicasClient
 from ml_lifecycle.kserve.client.service import ServiceClient
-from ml_lifecycle.kserve.closing import Act, Closing, ended, left_serving, next_closing, noted
+from ml_lifecycle.kserve.closing import (
+    Act,
+    Closing,
+    Pods,
+    carried_over,
+    ended,
+    inherited,
+    left_serving,
+    next_closing,
+    noted,
+    taking,
+)
 from ml_lifecycle.kserve.exceptions import RolloutInterruptedError, RolloutRefusedError, RolloutStuckError
+from ml_lifecycle.kserve.found import Absent, Found, NeverServed, Serving, Unknown
 from ml_lifecycle.kserve.look import edited, trouble
 from ml_lifecycle.kserve.manifest import Manifest, picked
 from ml_lifecycle.kserve.proof import unproven
+from ml_lifecycle.kserve.replicas import Running, share
 from ml_lifecycle.kserve.report import report
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.revisions import Readiness, Service, crashed, readiness
@@ -48,6 +62,8 @@ _UNROUTED_SECONDS = 60.0
 _RETURN_SECONDS = 30.0
 _ATTEMPTS = 20
 _AGAIN_SECONDS = 0.1
+# Knative averages over a minute, an HPA remembers its highest advice for five: by then both know the load.
+_SETTLE_SECONDS = 150.0
 
 
 @asynccontextmanager
@@ -65,6 +81,7 @@ class RolloutClient(RolloutLease):
     def __init__(self, kubernetes: KubernetesClient, holder: str, clock: Clock = utc_now) -> None:
         super().__init__(kubernetes, holder, clock)
         self._services = ServiceClient(kubernetes)
+        self._replicas = ReplicasClient(kubernetes)
 
     async def service(self, state: RolloutState) -> Service | None:
         """The InferenceService as it stands; None if absent."""
@@ -78,7 +95,7 @@ class RolloutClient(RolloutLease):
         """
         service = await self.service(state)
         for _ in range(_ATTEMPTS):
-            if service is None or service.canary_percent == state.percent or trouble(state, service):
+            if service is None or state.stands(service) or trouble(state, service):
                 break
             await self._apply(state, state.wanted(state.percent), service)
             service = await self.service(state)
@@ -106,15 +123,27 @@ class RolloutClient(RolloutLease):
             return await self._resume(left, request, golden)
         if left is not None and (left.phase is not Phase.CLOSED or _still_frozen(left, live)):
             await self._clear(left)
-            live = await self._services.live(request)
-        if live is not None and live.canary_percent is not None:
-            await self.release(namespace, name)
-            raise RolloutRefusedError(
-                f"InferenceService {name!r} in {namespace!r} has a canary open ({live.canary_percent} % of "
-                f"{live.newest.storage_uri!r}) that no rollout knows: promote it or restore the good storageUri, "
-                f"and remove {'spec.canary' if live.standard else 'canaryTrafficPercent'}"
-            )
-        return await self._begin(request, live, golden)
+        return await self._begin(request, await self._there(request, left), golden)
+
+    async def _there(self, request: RolloutRequest, left: RolloutState | None) -> Absent | NeverServed | Serving:
+        """What is there, once it can be told; RolloutRefusedError with the ways out where it cannot in time."""
+        since, said, minutes = self.now(), "", request.rollout.ready_timeout_minutes
+        before = left is not None and (left.stable is not None or left.decision is Decision.PROMOTED)
+        while True:
+            there = await self._services.found(request, served_before=before)
+            await self._check_no_canary(request, there)
+            if not isinstance(there, Unknown):
+                return there
+            if there.told and request.rollout.strategy == "rolling":
+                return Serving(there.service)
+            if self.now() - since > 60 * minutes:
+                await self.release(request.namespace, request.model)
+                raise RolloutRefusedError(_unknown(request, there.reason))
+            if there.reason != said:
+                log.info("waiting for what serves: %s", there.reason)
+                said = there.reason
+            await self.acquire(request)
+            await asyncio.sleep(pause(self.now() - since, 2))
 
     async def _believed(
         self, left: RolloutState | None, live: Service | None, request: RolloutRequest
@@ -171,14 +200,33 @@ class RolloutClient(RolloutLease):
         if left.decision in (None, Decision.FROZEN):
             undecided = replace(left, decision=None, closing_since=None)
             left = undecided.decide(Decision.ROLLED_BACK, f"{left.holder} left it open, and {self.holder} came")
-        await self.close(await self.save(replace(left, holder=self.holder)), release=False)
+        await self.close(await self.save(await self.inherited(replace(left, holder=self.holder))), release=False)
 
-    async def _begin(self, request: RolloutRequest, live: Service | None, golden: str) -> RolloutState:
+    async def inherited(self, state: RolloutState) -> RolloutState:
+        """The state of another run, as this one closes it."""
+        return inherited(state, await self.service(state))
+
+    async def _check_no_canary(self, request: RolloutRequest, there: Found) -> None:
+        live = None if isinstance(there, Absent) else there.service
+        if live is not None and live.canary_percent is not None:
+            await self.release(request.namespace, request.model)
+            raise RolloutRefusedError(
+                f"InferenceService {request.model!r} in {request.namespace!r} has a canary open "
+                f"({live.canary_percent} % of {live.newest.storage_uri!r}) that no rollout knows: promote it or "
+                f"restore the good storageUri, and remove {'spec.canary' if live.standard else 'canaryTrafficPercent'}"
+            )
+
+    async def _begin(self, request: RolloutRequest, there: Absent | NeverServed | Serving, golden: str) -> RolloutState:
         candidate = await self._services.predictor(request, request.storage_uri)
         left = await self.load(request.namespace, request.model)
-        state = await self.begin(opened(request, self.holder, candidate, live, self.now()))
+        running = await self._running(request, there.service) if isinstance(there, Serving) else None
+        state = await self.begin(opened(request, self.holder, candidate, there, self.now(), running))
         await self._apply_candidate(state, left, golden)
         return state
+
+    async def _running(self, request: RolloutRequest, service: Service) -> Running:
+        """What serves now runs so many replicas."""
+        return await self._replicas.running(request.namespace, service.rolled_out, standard=service.standard)
 
     async def _apply_candidate(self, state: RolloutState, left: RolloutState | None, golden: str) -> None:
         """The golden cases, the runtime and the candidate at 0 %; the same again changes nothing."""
@@ -271,9 +319,14 @@ class RolloutClient(RolloutLease):
         gone = live.predictor
         going = request.model_copy(update={"version": gone.version, "storage_uri": gone.storage_uri, "run_id": ""})
         target = replace(await self._services.predictor(request, request.storage_uri), name=gone.name)
+        running = await self._running(request, live)
         kept = "" if live.standard else await self._services.kept(live, request)
+        if running.ready > 1 and (await self._replicas.running(request.namespace, kept, standard=False)).short(
+            kept, running.ready
+        ):
+            kept = ""  # it would begin with fewer pods than carry the load: a new revision begins with as many
         await self._services.apply_runtime(request)
-        return await self.begin(returning(going, self.holder, target, live, kept, reason, self.now()))
+        return await self.begin(returning(going, self.holder, target, live, kept, reason, self.now(), running))
 
     async def readiness(self, state: RolloutState) -> tuple[RolloutState, Readiness]:
         """Whether the new revision may be begin_testing; the state follows."""
@@ -286,8 +339,41 @@ class RolloutClient(RolloutLease):
         new = service.latest_created != state.before
         pods = await self._services.pods(state, service.latest_created, standard=service.standard) if new else []
         found = readiness(service, pods, before=state.before)
+        short = await self._lacking(state, service.latest_created) if new and not found.failed else ""
+        if found.ready and short:
+            found = Readiness(reason=short)
         state, found = self._routed(state, service, found)
         return (begin_testing(state, service) if found.ready and state.phase is Phase.OPENING else state), found
+
+    async def _lacking(self, state: RolloutState, revision: str) -> str:
+        """What the new revision lacks of the replicas for its first traffic, which are asked for; empty if nothing."""
+        if state.kind is not Kind.CANARY or not state.replicas:
+            return ""
+        needed = share(state.replicas, state.prepared)
+        return (await self._asked(state, revision, needed)).short(revision, needed)
+
+    async def _asked(self, state: RolloutState, revision: str, replicas: int) -> Running:
+        """What runs of a revision that has been asked for at least `replicas`, be it in the spec or here."""
+        namespace, standard = state.request.namespace, state.standard
+        running = await self._replicas.running(namespace, revision, standard=standard)
+        if running.asked and running.asked < running.needs(replicas) and not state.in_spec:
+            await self._replicas.ask(namespace, revision, running.needs(replicas), standard=standard)
+        return running
+
+    async def replicas(self, state: RolloutState) -> tuple[RolloutState, Running]:
+        """The state that knows what the stable side runs, and what runs of the canary; both are asked for their share.
+
+        The stable side keeps what it runs until the rollout is over, for all the load may come back to it at once.
+        """
+        if not state.replicas:
+            return state, Running(ready=1)
+        namespace, stable = state.request.namespace, state.stable_revision
+        running = await self._replicas.running(namespace, stable, standard=state.standard)
+        state = state.seen_with(running)
+        if not state.standard and running.asked < running.needs(state.replicas):
+            await self._replicas.ask(namespace, stable, running.needs(state.replicas), standard=False)
+        needed = share(state.replicas, max(state.percent, state.prepared))
+        return state, await self._asked(state, state.revision, needed)
 
     def _routed(self, state: RolloutState, service: Service, found: Readiness) -> tuple[RolloutState, Readiness]:
         """A canary that gets no place in the route in time fails: users' traffic has not been touched yet."""
@@ -343,7 +429,7 @@ class RolloutClient(RolloutLease):
         said = ""
         while True:
             service = await self.service(state)
-            closing = next_closing(state, service)
+            closing = next_closing(state, service, await self._pods(state, taking(state, service)))
             if closing.reason != said:
                 log.info("%s: %s", closing.act.value, closing.reason)
                 said = closing.reason
@@ -354,6 +440,7 @@ class RolloutClient(RolloutLease):
                 state = self._check_patience(state, closing)
                 state = await self.keep(noted(state, service))
                 await asyncio.sleep(pause(self.now() - (state.closing_since or 0), poll_seconds))
+        await self._settle(state, service)
         await self._services.delete_golden(state.request)
         now = self.now()
         summary = report(state, service, now)
@@ -363,6 +450,43 @@ class RolloutClient(RolloutLease):
         else:
             await self.save(closed)
         return summary
+
+    async def _pods(self, state: RolloutState, revision: str) -> Pods | None:
+        """What runs of the revision that is to take all traffic; None where there is none."""
+        if not revision:
+            return None
+        waited = self.now() - (state.closing_since or 0)
+        running = await self._asked(state, revision, state.replicas)
+        return Pods(running, late=waited > 60 * state.request.rollout.ready_timeout_minutes / 2)
+
+    async def _settle(self, state: RolloutState, service: Service | None) -> None:
+        """Takes back the replicas that carried the load over, once the autoscaler has seen that load for a while.
+
+        What the stable side was asked for before stays asked for: a scaler goes on from there.
+        """
+        live = service.rolled_out if service is not None else ""
+        if not live or service is None or not carried_over(state):
+            return
+        namespace, floor = state.request.namespace, max(1, state.floor, service.predictor.min_replicas or 1)
+        if not state.standard:
+            found = [
+                await self._replicas.running(namespace, name, standard=False) for name in (live, state.stable_revision)
+            ]
+            kept = dict(zip((live, state.stable_revision), found, strict=True))
+            raised = [name for name, running in kept.items() if running.asked > floor]
+        else:
+            raised = [live]
+        if not raised:
+            return
+        log.info("%s keeps its replicas until its autoscaler knows the load", live)
+        until = self.now() + _SETTLE_SECONDS
+        while self.now() < until:
+            state = await self.keep(state)
+            await asyncio.sleep(min(5.0, max(0.0, until - self.now())))
+        if state.standard:
+            await self._apply(state, state.wanted(), await self.service(state) or service)
+        for name in raised if not state.standard else ():
+            await self._replicas.ask(namespace, name, floor, standard=False)
 
     async def report(self, state: RolloutState) -> dict[str, Any]:
         """Of a rollout that is closed already."""
@@ -419,6 +543,15 @@ def _disputed(name: str, namespace: str, conflict: ConflictError, undo: dict[str
     return (
         f"InferenceService {name!r} in {namespace!r} was changed by others since its last rollout, and a rollout would "
         f"overwrite that: {conflict}; {'; '.join(ways)}"
+    )
+
+
+def _unknown(request: RolloutRequest, reason: str) -> str:
+    return (
+        f"InferenceService {request.model!r} in {request.namespace!r} is there, and what it serves cannot be told "
+        f"after {request.rollout.ready_timeout_minutes:g} minutes: {reason}; look at its revisions and pods and roll "
+        "out once it is ready, or replace it without a canary by rollout.strategy = rolling, or, if it has no users, "
+        "delete it"
     )
 
 

@@ -8,11 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from ml_lifecycle.kserve.exceptions import RolloutRefusedError
+from ml_lifecycle.kserve.found import Found, found
 from ml_lifecycle.kserve.manifest import Manifest, Templates, changed_annotations, is_ours
 from ml_lifecycle.kserve.predictor import Predictor, predictor
 from ml_lifecycle.kserve.request import RolloutRequest
-from ml_lifecycle.kserve.revisions import Service, is_standard, read
-from ml_lifecycle.kserve.rollout import Decision, Kind, RolloutState, Wanted
+from ml_lifecycle.kserve.revisions import FIELD_MANAGER, Service, is_standard, read
+from ml_lifecycle.kserve.rollout import Kind, RolloutState, Wanted
+from ml_lifecycle.kserve.scalers import owns_replicas
 from ml_lifecycle.kserve.standard import pod_selector
 from ml_lifecycle.kubernetes.client import KubernetesClient
 from ml_lifecycle.kubernetes.exceptions import ForbiddenError, NotFoundError
@@ -30,7 +32,7 @@ from ml_lifecycle.resources import resource
 
 log = logging.getLogger(__name__)
 
-FIELD_MANAGER = "ml-lifecycle-rollout"
+_SERVICE_LABEL = "serving.kserve.io/inferenceservice"
 _STORAGE_URI_ANNOTATION = "internal.serving.kserve.io/storage-initializer-sourceuri"
 
 
@@ -50,8 +52,9 @@ class ServiceClient:
     async def find(self, state: RolloutState) -> Service | None:
         """The InferenceService as it stands; None if absent."""
         found = await self._kubernetes.find(INFERENCE_SERVICE, state.service, state.request.namespace)
-        replicas = state.kind in (Kind.ROLLING, Kind.RETURN) or state.decision is Decision.PROMOTED
-        return None if found is None else await self._read(found, deployment=replicas)
+        # A canary that has all traffic has no more pods to wait for.
+        replaced = state.kind in (Kind.ROLLING, Kind.RETURN)
+        return None if found is None else await self._read(found, deployment=replaced)
 
     async def _read(self, found: dict[str, Any], *, deployment: bool = False) -> Service:
         """With what Standard mode keeps elsewhere: the HTTPRoute, and if it is asked for the newest Deployment."""
@@ -79,7 +82,7 @@ class ServiceClient:
             log.info("namespaces may not be read: %r is taken on trust", request.namespace)
 
     async def live(self, request: RolloutRequest) -> Service | None:
-        """What serves now, without replicas that a scaler keeps; None if nothing does.
+        """The service as it stands, without replicas that a scaler keeps; None if there is none.
 
         RolloutRefusedError where a rollout cannot take it over.
         """
@@ -111,6 +114,15 @@ class ServiceClient:
             )
         return service
 
+    async def found(self, request: RolloutRequest, *, served_before: bool) -> Found:
+        """What is there: absent, never served, serving, or not to be told; RolloutRefusedError as `live`."""
+        service = await self.live(request)
+        if service is None or service.rolled_out:
+            return found(service, (), served_before=served_before)
+        kind = DEPLOYMENT if service.standard else REVISION
+        own = await self._kubernetes.list(kind, request.namespace, label_selector=f"{_SERVICE_LABEL}={request.model}")
+        return found(service, own, served_before=served_before)
+
     async def _check_kserve(self, namespace: str) -> None:
         try:
             await self._kubernetes.list(INFERENCE_SERVICE, namespace)
@@ -124,13 +136,12 @@ class ServiceClient:
         return wanted.without_replicas() if await self._scaled(request) else wanted
 
     async def _scaled(self, request: RolloutRequest) -> bool:
-        """Whether an MLScaler owns the service's replicas."""
+        """Whether an MLScaler sets the service's replicas."""
         try:
             scalers = await self._kubernetes.list(MLSCALER, request.namespace)
         except NotFoundError:
             return False
-        targets = [scaler.get("spec", {}).get("targetRef") or {} for scaler in scalers]
-        return any(t.get("kind") == INFERENCE_SERVICE.kind and t.get("name") == request.model for t in targets)
+        return owns_replicas(request.model, scalers)
 
     async def apply_golden(self, request: RolloutRequest, golden: str) -> None:
         """The smoke test's cases."""

@@ -1,0 +1,113 @@
+"""What a rollout takes for what, where it opens: a service that is there is never a first version's, nor deleted."""
+
+import pytest
+
+from ml_lifecycle.kserve.exceptions import RolloutRefusedError
+from ml_lifecycle.kserve.operators.sweep_rollouts import _sweep
+from ml_lifecycle.kserve.rollout import Kind
+from ml_lifecycle.kserve.triggers import CloseTrigger, RevisionReadyTrigger
+from ml_lifecycle.kubernetes.client import KubernetesClient
+from ml_lifecycle.kubernetes.resource import INFERENCE_SERVICE, LEASE, POD
+from tests.faults.rollout_world import MODEL, NAMESPACE, event, go_live, open_and_wait, until, world
+
+STUCK = {"rollout.ready_timeout_minutes": 0.05}
+
+
+def predictor_ready(cluster):
+    conditions = {item["type"]: item["status"] for item in cluster.service["status"]["conditions"]}
+    return conditions["PredictorReady"]
+
+
+async def drain(cluster):
+    """The live version's only pod is evicted; the service says so before a successor is there."""
+    (pod,) = cluster.store.list(POD, NAMESPACE, "app=isvc.digits-predictor")
+    cluster.store.delete(POD, pod["metadata"]["name"], NAMESPACE)
+    await until(lambda: predictor_ready(cluster) != "True")
+
+
+async def test_a_service_whose_pod_was_evicted_is_waited_for_and_gets_a_canary(tmp_path, monkeypatch):
+    with world(tmp_path, monkeypatch, mode="Standard") as cluster:
+        cluster.version("1"), cluster.version("2")
+        await go_live(cluster, "1", "first")
+        await drain(cluster)
+        async with cluster.client("second") as client:
+            state = await client.open(cluster.request("2"), "{}")
+        assert (state.kind, state.stable.version) == (Kind.CANARY, "1")
+        assert (await event(RevisionReadyTrigger, "second"))["status"] == "ready"
+        assert (await event(CloseTrigger, "second"))["report"]["outcome"] == "rolled_back"
+        assert cluster.shares() == {"digits-predictor": 100}
+
+
+@pytest.mark.parametrize("mode", ["Knative", "Standard"])
+async def test_a_service_that_stays_without_a_status_is_refused_and_left(tmp_path, monkeypatch, mode):
+    with world(tmp_path, monkeypatch, mode=mode) as cluster:
+        cluster.version("1"), cluster.version("2", answer="crash")
+        await go_live(cluster, "1", "first", **{"serving.deployment_mode": mode})
+        before = cluster.service["spec"]
+        # As restored without its status, where KServe's controller is away.
+        find = KubernetesClient.find
+
+        async def restored(client, *key):
+            return without_status(await find(client, *key))
+
+        monkeypatch.setattr(KubernetesClient, "find", restored)
+        async with cluster.client("second") as client:
+            with pytest.raises(RolloutRefusedError, match=r"cannot be told .*: its status is empty"):
+                await client.open(cluster.request("2", **STUCK, **{"serving.deployment_mode": mode}), "{}")
+        assert (cluster.service["spec"], cluster.is_given_back()) == (before, True)
+
+
+def without_status(found):
+    if found is None or found["kind"] != INFERENCE_SERVICE.kind:
+        return found
+    return {key: value for key, value in found.items() if key != "status"}
+
+
+async def test_a_service_that_crashes_can_be_replaced_by_a_rolling_update_and_is_never_deleted(tmp_path, monkeypatch):
+    with world(tmp_path, monkeypatch, mode="Standard") as cluster:
+        cluster.version("1"), cluster.version("2", answer="crash"), cluster.version("3")
+        await go_live(cluster, "1", "first")
+        cluster.version("1", answer="crash")
+        await drain(cluster)
+        async with cluster.client("second") as client:
+            with pytest.raises(RolloutRefusedError, match=r"rollout\.strategy = rolling"):
+                await client.open(cluster.request("3", **STUCK), "{}")
+        report = await go_live(cluster, "3", "third", **{"rollout.strategy": "rolling"})
+        assert (report["outcome"], report["kind"]) == ("promoted", "rolling")
+        assert cluster.shares() == {"digits-predictor": 100}
+
+
+@pytest.mark.parametrize("mode", ["Knative", "Standard"])
+async def test_a_service_that_never_served_keeps_its_spec_where_the_first_version_fails(tmp_path, monkeypatch, mode):
+    with world(tmp_path, monkeypatch, mode=mode) as cluster:
+        cluster.version("1", answer="crash"), cluster.version("2", answer="crash"), cluster.version("3")
+        async with cluster.client("first") as client:
+            await client.open(cluster.request("1"), "{}")
+        assert (await event(RevisionReadyTrigger, "first"))["status"] == "failed"
+        # Whoever made it, no rollout knows of it.
+        cluster.store.delete(LEASE, f"ml-lifecycle-{MODEL}", NAMESPACE)
+        second = await go_live(cluster, "2", "second")
+        assert (second["outcome"], second["kind"]) == ("rolled_back", "first")
+        assert cluster.service["spec"]["predictor"]["model"]["storageUri"].endswith("/1")
+        third = await go_live(cluster, "3", "third")
+        assert (third["outcome"], third["kind"]) == ("promoted", "first")
+
+
+async def test_a_first_version_that_serves_is_not_deleted_by_who_finds_its_run_dead(tmp_path, monkeypatch):
+    with world(tmp_path, monkeypatch) as cluster:
+        cluster.version("1"), cluster.version("2")
+        assert (await open_and_wait(cluster, cluster.request("1"), "first"))["status"] == "ready"
+        long_ago = {"spec": {"renewTime": "2020-01-01T00:00:00.000000Z"}}
+        cluster.store.merge_patch(LEASE, f"ml-lifecycle-{MODEL}", NAMESPACE, long_ago)
+        await _sweep("kubernetes_default", None, "clean_up/run", dry=False)
+        assert cluster.shares() == {"digits-predictor-00001": 100}
+        report = await go_live(cluster, "2", "second")
+        assert (report["outcome"], report["kind"]) == ("promoted", "canary")
+
+
+async def test_a_first_version_that_fails_its_smoke_test_is_deleted_by_its_own_run(tmp_path, monkeypatch):
+    with world(tmp_path, monkeypatch) as cluster:
+        cluster.version("1")
+        await open_and_wait(cluster, cluster.request("1"), "first")
+        assert (await event(CloseTrigger, "first"))["report"]["outcome"] == "rolled_back"
+        await until(lambda: cluster.service is None)
