@@ -98,19 +98,19 @@ async def test_a_canary_of_knative_gets_its_share_by_min_scale_and_keeps_it(tmp_
         for version in "123":
             cluster.version(version)
         await go_live(cluster, "1", "first")
-        scale(cluster, FIRST, 6)
-        await until(lambda: ready(cluster, f"{FIRST}-deployment") == 6)
+        scale(cluster, FIRST, 3)
+        await until(lambda: ready(cluster, f"{FIRST}-deployment") == 3)
         async with watched(cluster, f"{FIRST}-deployment", f"{SECOND}-deployment") as seen:
             assert (await go_live(cluster, "2", "second"))["outcome"] == "promoted"
-        assert enough(seen, f"{SECOND}-deployment", 6) >= {0, 10, 50, 100}
-        assert min_scale(cluster, SECOND) == "6", "the scaler's first pass begins there"
+        assert enough(seen, f"{SECOND}-deployment", 3) >= {0, 10, 50, 100}
+        assert min_scale(cluster, SECOND) == "3", "the scaler's first pass begins there"
 
         cluster.traffic.behaviours[THIRD] = Behaviour(errors=0.3)
         restored = "digits-predictor-00004"
         async with watched(cluster, f"{SECOND}-deployment", f"{restored}-deployment") as seen:
             assert (await go_live(cluster, "3", "third"))["outcome"] == "rolled_back"
-        assert 100 in enough(seen, f"{restored}-deployment", 6)
-        enough(seen, f"{SECOND}-deployment", 6)
+        assert 100 in enough(seen, f"{restored}-deployment", 3)
+        enough(seen, f"{SECOND}-deployment", 3)
 
 
 async def test_replicas_of_knatives_own_autoscaler_are_given_back_once_it_knows_the_load(tmp_path, monkeypatch):

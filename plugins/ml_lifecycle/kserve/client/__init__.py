@@ -3,6 +3,6 @@
 from ml_lifecycle.kserve.client.evidence import check_prometheus
 from ml_lifecycle.kserve.client.lease import Clock, outlast, utc_now
 from ml_lifecycle.kserve.client.rollout_client import RolloutClient, connect
-from ml_lifecycle.kserve.client.service import FIELD_MANAGER
+from ml_lifecycle.kserve.revisions import FIELD_MANAGER
 
 __all__ = ["FIELD_MANAGER", "Clock", "RolloutClient", "check_prometheus", "connect", "outlast", "utc_now"]
