@@ -65,7 +65,7 @@ def build(notifier: Notifier) -> BaseNotifier:
 
 def run_page(context: Mapping[str, Any]) -> str:
     """Address of the Airflow run."""
-    from airflow.sdk.configuration import conf
+    from airflow.providers.common.compat.sdk import conf
 
     run = context["dag_run"]
     base = conf.get("api", "base_url", fallback="").rstrip("/")
