@@ -107,7 +107,7 @@ with DAG(
     @task(map_index_template="{{ mapped_model }}")
     def judge(candidate: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
         """Judge a candidate by the gate; a refusal skips its publication."""
-        from airflow.providers.common.compat.sdk import AirflowSkipException
+        from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
         from ml_lifecycle.params import overrides, refusing
         from ml_lifecycle.settings_variable import read_settings
@@ -115,6 +115,8 @@ with DAG(
 
         context = get_current_context()
         context["mapped_model"] = candidate["model"]  # type: ignore[typeddict-unknown-key]
+        if reason := candidate.get("odd"):
+            raise AirflowFailException(reason)
         with refusing():
             settings = read_settings(candidate["model"], overrides(params, SETTINGS))
             asker = getattr(context["dag_run"], "triggering_user_name", None) or ""

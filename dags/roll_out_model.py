@@ -10,6 +10,7 @@ from airflow.sdk import DAG, get_current_context, task, task_group
 
 from ml_lifecycle.assets import CHAMPION_MODEL, LIVE_MODEL, ModelEvent, incoming_models
 from ml_lifecycle.deferral import LOST_TRIES
+from ml_lifecycle.exceptions import RefusalError
 from ml_lifecycle.kserve.operators import CanaryOperator, CloseRolloutOperator, OpenRolloutOperator
 from ml_lifecycle.kserve.smoke_test import SmokeTestOperator
 from ml_lifecycle.params import NAMESPACE, optional, optional_version, overrides, refusing
@@ -168,15 +169,32 @@ with DAG(
 
     @task(inlets=[CHAMPION_MODEL], execution_timeout=timedelta(minutes=5))
     def champions(params: dict[str, Any]) -> list[dict[str, Any]]:
-        """What to roll out, one request for each model; settings are refused here."""
-        with refusing():
-            requests = [
-                request_of(event, params).to_json()
-                for event in named(params) or incoming_models(CHAMPION_MODEL, get_current_context())
-            ]
-        if not requests:
+        """What to roll out, one request for each model; settings are refused here.
+
+        What is wrong with one model ends on it: `refused` names it, and the others are rolled out.
+        """
+        context = get_current_context()
+        by_hand = named(params)
+        events, refusals = (by_hand, []) if by_hand else incoming_models(CHAMPION_MODEL, context)
+        requests = []
+        for event in events:
+            try:
+                requests.append(request_of(event, params).to_json())
+            except RefusalError as error:
+                log.error("%s is not rolled out: %s", event.model, error)  # noqa: TRY400 - it says all
+                refusals.append(f"{event.model}: {error}")
+        context["ti"].xcom_push("refused", refusals)
+        if not requests and not refusals:
             log.warning("no champion_model event has ever arrived: give the param `model`")
         return requests
+
+    @task(retries=0, execution_timeout=timedelta(minutes=5))
+    def refused() -> None:
+        """Fails with the reasons why models are not rolled out, if there are any."""
+        from airflow.providers.common.compat.sdk import AirflowFailException
+
+        if reasons := get_current_context()["ti"].xcom_pull("champions", key="refused"):
+            raise AirflowFailException("; ".join(reasons))
 
     @task(outlets=[LIVE_MODEL], execution_timeout=timedelta(minutes=5))
     def publish(rollout: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
@@ -235,4 +253,5 @@ with DAG(
         told.as_teardown(setups=requests.operator)
 
     requests = champions()
+    requests >> refused()
     roll_out.expand(rollout=requests)

@@ -47,7 +47,10 @@ class Verdict:
 
 
 def candidates(params: Mapping[str, Any], context: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The versions to judge, as `{model, version}`: what params name, else what candidate events say."""
+    """The versions to judge, as `{model, version}`: what params name, else what candidate events say.
+
+    An event that names none has `odd`, why: it ends on itself, and the others are judged.
+    """
     model, version, reason = params["model"], params["version"], params["reason"]
     if reason and not (model and version):
         raise PromotionByHandError("reason promotes by hand and needs the params model and version too")
@@ -57,10 +60,11 @@ def candidates(params: Mapping[str, Any], context: Mapping[str, Any]) -> list[di
         return [{"model": model, "version": _challenger(model)}]
     if model:
         return [{"model": model, "version": version}]
-    events = incoming_models(CANDIDATE_MODEL, context)
-    if not events:
+    events, odd = incoming_models(CANDIDATE_MODEL, context)
+    if not events and not odd:
         raise NoCandidateError("no candidate_model event has arrived; train a model, or give the param model")
-    return [{"model": event.model, "version": event.version} for event in events]
+    named = [{"model": event.model, "version": event.version} for event in events]
+    return named + [{"model": "unknown", "version": "", "odd": reason} for reason in odd]
 
 
 def judge_candidate(settings: Settings, version: str, *, asker: str = "", reason: str | None = None) -> Verdict:

@@ -193,10 +193,14 @@ def test_the_evaluation_is_read_as_the_job_writes_it() -> None:
         "holdout_images": 360,
         "onnx_difference": 1e-6,
         "champion": {**own, "model_bytes": 3_000_000, "version": "4", "paired": paired},
+        "serving_files": {},
+        "model": "m",
     }
 
-    assert Evaluation.from_document({**document, "champion": None}, "run") == FIRST
-    assert Evaluation.from_document(document, "run") == beside(Pairs(**paired))
+    assert Evaluation.from_document({**document, "champion": None}, "run", "m") == FIRST
+    assert Evaluation.from_document(document, "run", "m") == beside(Pairs(**paired))
+    with pytest.raises(EvaluationUnreadableError, match="it is of the model 'm', not of 'another'"):
+        Evaluation.from_document(document, "run", "another")
     del document["per_class_images"]
     with pytest.raises(EvaluationUnreadableError, match=r"per_class_images.*train again"):
-        Evaluation.from_document(document, "run")
+        Evaluation.from_document(document, "run", "m")

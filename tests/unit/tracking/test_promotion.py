@@ -34,7 +34,10 @@ numbers = itertools.count()
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> TrackingClient:
-    return TrackingClient(f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db")
+    folder = tmp_path_factory.mktemp("mlflow")
+    client = TrackingClient(f"sqlite:///{folder}/mlflow.db")
+    client._client.create_experiment("tests", artifact_location=(folder / "artifacts").as_uri())
+    return client
 
 
 @pytest.fixture
