@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "plugins" / "ml_lifecycle"
 DOES_IO = {
     "data_lake/job_code.py",  # reads the installation's files
     "data_lake/published.py",  # reads and keeps what was promoted
+    "data_lake/writing.py",  # writes files
     "dataproc/cleanup.py",  # deletes clusters
     "kubernetes/access.py",  # opens the API's client
     "kserve/notifiers.py",  # tells people

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from ml_lifecycle.data_lake.exceptions import (
     BrokenJsonError,
+    DataLakeConnectionError,
     DataLakeUnreachableError,
     DatasetError,
     ObjectMissingError,
@@ -23,9 +24,12 @@ from ml_lifecycle.data_lake.exceptions import (
 )
 from ml_lifecycle.data_lake.image_folder import are_splits, class_of, is_hidden, side_file
 from ml_lifecycle.data_lake.layout import CHECKSUMS, Layout, join, storage_uri
+from ml_lifecycle.data_lake.writing import write_whole
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
+
+log = logging.getLogger(__name__)
 
 ENOUGH_CLASSES = 2
 
@@ -69,19 +73,9 @@ class DataLake:
         with self._reaching(uri):
             self._path(uri).unlink(missing_ok=True)
 
-    def upload_file(self, file: Path, uri: str) -> str:
-        """Copy a local file, of any size, unless the URI exists already; returns the URI."""
-        if not self.exists(uri):
-            with file.open("rb") as source:
-                self._write(uri, source)
-        return self._absolute(uri)
-
-    def upload_tree(self, folder: Path, uri: str) -> int:
-        """Copy all files below a local folder that are not there yet; returns how many files the folder has."""
-        files = sorted(file for file in folder.rglob("*") if file.is_file())
-        for file in files:
-            self.upload_file(file, join(uri, file.relative_to(folder).as_posix()))
-        return len(files)
+    def write_once(self, uri: str, content: io.BufferedIOBase) -> str:
+        """Write a file, of any size, unless the same content lies there already; returns its URI."""
+        return self._absolute(uri) if self._holds(uri, content) else self._write(uri, content)
 
     def list_classes(self, dataset: str) -> dict[str, bool]:
         """The classes of a data set, and whether each holds what may be an image, at any depth and by its name.
@@ -199,15 +193,32 @@ class DataLake:
         found = [(entry["name"].rstrip("/").rsplit("/", 1)[-1], entry) for entry in entries]
         return [(name, None if entry["type"] == "directory" else entry["size"] or 0) for name, entry in found if name]
 
-    def _write(self, uri: str, source: IO[bytes]) -> str:
+    def _write(self, uri: str, source: io.BufferedIOBase) -> str:
         with self._reaching(uri):
             path = self._path(uri)
-            if path.protocol in ("file", ""):
-                _write_local(Path(path.path), source)
-            else:
-                with path.open("wb") as target:  # an object appears when the upload is complete
-                    shutil.copyfileobj(source, target, 8 * 1024 * 1024)
+            written = write_whole(path.fs, path.path, source)
+            path.fs.invalidate_cache()
+            if path.fs.info(path.path)["size"] != written:
+                path.unlink()
+                raise WriteMismatchError(uri)
         return self._absolute(uri)
+
+    def _holds(self, uri: str, content: io.BufferedIOBase) -> bool:
+        """Whether exactly this content lies there; what else does is an interrupted upload, or somebody else's."""
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+        size = content.seek(0, io.SEEK_END)
+        content.seek(0)
+        try:
+            with self._reaching(uri):
+                path = self._path(uri)
+                path.fs.invalidate_cache()
+                same = path.fs.info(path.path)["size"] == size
+            if same and self.sha256(uri) == digest:
+                return True
+        except ObjectMissingError:
+            return False
+        log.warning("%s holds other content than it was written with: it is written anew", uri)
+        return False
 
     def _absolute(self, uri: str) -> str:
         base = storage_uri(self.layout.base_uri)
@@ -221,7 +232,22 @@ class DataLake:
         from airflow.sdk import ObjectStoragePath
 
         absolute = self._absolute(uri)
-        return ObjectStoragePath(absolute, conn_id=self._connection_id if absolute.startswith("s3://") else None)
+        if not absolute.startswith("s3://"):
+            return ObjectStoragePath(absolute)
+        self._require_connection()
+        return ObjectStoragePath(absolute, conn_id=self._connection_id)
+
+    def _require_connection(self) -> None:
+        """Airflow takes the machine's own credentials where there is no connection of this id."""
+        from airflow.providers.common.compat.sdk import AirflowNotFoundException
+        from airflow.sdk import BaseHook
+
+        if self._connection_id is None:
+            return
+        try:
+            BaseHook.get_connection(self._connection_id)
+        except AirflowNotFoundException as error:
+            raise DataLakeConnectionError(self._connection_id) from error
 
     @contextmanager
     def _reaching(self, uri: str) -> Iterator[None]:
@@ -236,14 +262,6 @@ class DataLake:
             raise
         except (OSError, BotoCoreError, ClientError, AirflowRuntimeError) as error:
             raise DataLakeUnreachableError(uri, self._connection_id, error) from error
-
-
-def _write_local(file: Path, source: IO[bytes]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("wb") as target:
-        shutil.copyfileobj(source, target, 8 * 1024 * 1024)
-    partial.replace(file)
 
 
 def _local_entries(folder: Path) -> Iterator[tuple[str, int | None]]:

@@ -20,6 +20,16 @@ class DataLakeUnreachableError(DataLakeError):
         )
 
 
+class DataLakeConnectionError(DataLakeError, RefusalError):
+    """The connection that settings name is not there."""
+
+    def __init__(self, connection_id: str) -> None:
+        super().__init__(
+            f"connections.storage = {connection_id!r}: there is no such connection, and this machine's own credentials "
+            "are not used in its place; create it (type aws), or correct the setting"
+        )
+
+
 class ObjectMissingError(DataLakeError):
     """Nothing lies at a URI."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ from functools import cached_property
 from pathlib import Path
 
 from ml_lifecycle.data_lake.client import DataLake
-from ml_lifecycle.data_lake.layout import GPU_SCRIPT, JOB_ARCHIVE, join
+from ml_lifecycle.data_lake.layout import GPU_SCRIPT, JOB_ARCHIVE, join, storage_uri
 from ml_lifecycle.exceptions import SettingsError
 from ml_lifecycle.resources import resource
 
 MAIN_FILES = ("ingest.py", "train.py", "evaluate.py", GPU_SCRIPT)
 SERVING_FILES = ("serving/__init__.py", "serving/preprocessing.py")
+_DIGEST = re.compile(r"[0-9a-f]{20}")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -27,6 +29,16 @@ class EnvironmentMissingError(SettingsError):
         super().__init__(
             f"cluster.environment = {environment!r}: no such file; allowed are a .tar.gz on the machine that runs the "
             "task, a URI of one, or null for the image's own Python"
+        )
+
+
+class EnvironmentChangedError(SettingsError):
+    """The packed Python environment is not the one that its name says."""
+
+    def __init__(self, environment: str, found: str) -> None:
+        super().__init__(
+            f"cluster.environment = {environment!r}: its content has the digest {found}, so it was changed or its "
+            "upload broke off; allowed is what its name says: upload it anew, or name the local file"
         )
 
 
@@ -60,11 +72,13 @@ def pack_job_code() -> JobCode:
 
 
 def upload_job_code(lake: DataLake, code: JobCode) -> str:
-    """Write the code to `jobs/<digest>/` unless it is there; returns that folder's URI."""
+    """Write the code to `jobs/<digest>/` unless it is there, which is read and compared; returns that folder's URI.
+
+    What lies there runs with the rights of the cluster: other content under this digest is replaced.
+    """
     uri = lake.layout.job_code(code.digest)
     for name in (*sorted(set(code.files) - {JOB_ARCHIVE}), JOB_ARCHIVE):
-        if not lake.exists(join(uri, name)):
-            lake.write_bytes(join(uri, name), code.files[name])
+        lake.write_once(join(uri, name), io.BytesIO(code.files[name]))
     return uri
 
 
@@ -75,14 +89,25 @@ def check_environment(environment: str | None) -> None:
 
 
 def upload_environment(lake: DataLake, environment: str | None) -> str | None:
-    """URI of the packed Python environment: a local file is uploaded once, under its digest; a URI is kept."""
+    """URI of the packed Python environment: a local file is uploaded once, under its digest; a URI is kept.
+
+    What lies under the digest already is read and compared. EnvironmentChangedError where a URI in the data lake names
+    a digest that its content has not.
+    """
     check_environment(environment)
-    if environment is None or "://" in environment:
+    if environment is None:
+        return None
+    if "://" in environment:
+        named = Path(environment).name.removesuffix(".tar.gz")
+        if storage_uri(environment) == storage_uri(lake.layout.environment(named)) and _DIGEST.fullmatch(named):
+            found = lake.sha256(environment)[: len(named)]
+            if found != named:
+                raise EnvironmentChangedError(environment, found)
         return environment
-    file = Path(environment)
-    with file.open("rb") as content:
+    with Path(environment).open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()[:20]
-    return lake.upload_file(file, lake.layout.environment(digest))
+        content.seek(0)
+        return lake.write_once(lake.layout.environment(digest), content)
 
 
 def code_version() -> str | None:

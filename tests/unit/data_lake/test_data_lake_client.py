@@ -56,19 +56,6 @@ def test_what_is_missing_or_broken_is_named(lake: DataLake) -> None:
             lake.read_json("broken.json")
 
 
-def test_a_tree_is_uploaded_once(lake: DataLake, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    (source / "sub").mkdir(parents=True)
-    (source / "a.py").write_text("a")
-    (source / "sub" / "b.py").write_text("b")
-
-    assert lake.upload_tree(source, "tree") == 2
-    (source / "a.py").write_text("changed")
-    lake.upload_tree(source, "tree")
-
-    assert (lake.read_bytes("tree/a.py"), lake.read_bytes("tree/sub/b.py")) == (b"a", b"b")
-
-
 def test_a_good_dataset_gives_its_classes(lake: DataLake, tmp_path: Path) -> None:
     dataset(tmp_path, "digits", three=2, one=1)
     (tmp_path / "datasets" / "digits" / "README.md").write_text("not a class")
