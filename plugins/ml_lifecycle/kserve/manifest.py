@@ -10,6 +10,8 @@ from typing import Any
 
 import jinja2
 import yaml
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
 
 from ml_lifecycle.kserve.predictor import Predictor, check_canary
 from ml_lifecycle.runtimes import RUNTIMES
@@ -24,13 +26,14 @@ TAG_ROUTING = "serving.kserve.io/enable-tag-routing"
 
 
 class Templates:
-    """The YAML templates of one folder."""
+    """The YAML templates of one folder.
+
+    Whatever a template names enters it as JSON, which is YAML too: no value can become a field of its own.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(folder),
-            undefined=jinja2.StrictUndefined,
-            autoescape=False,  # noqa: S701 - YAML
+            loader=jinja2.FileSystemLoader(folder), undefined=jinja2.StrictUndefined, autoescape=True, finalize=_as_json
         )
 
     def serving_runtime(self, serving: Serving) -> Manifest | None:
@@ -86,6 +89,11 @@ class Templates:
     def _render(self, template: str, **fields: Any) -> Manifest:
         manifest: Manifest = yaml.safe_load(self._environment.get_template(template).render(fields))
         return manifest
+
+
+def _as_json(value: Any) -> Markup:
+    """What Jinja writes for a value; what a macro has written is JSON already."""
+    return value if isinstance(value, Markup) else htmlsafe_json_dumps(value)
 
 
 def fixed_annotations(mode: str | None, autoscaler: str | None) -> dict[str, str]:

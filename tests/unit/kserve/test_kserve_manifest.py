@@ -4,7 +4,7 @@ import pytest
 
 from ml_lifecycle.exceptions import SettingsError
 from ml_lifecycle.kserve.manifest import Templates, changed_annotations, is_ours, picked
-from ml_lifecycle.kserve.predictor import predictor
+from ml_lifecycle.kserve.predictor import Predictor, predictor
 from ml_lifecycle.resources import resource
 from ml_lifecycle.settings import Serving, parse_settings
 
@@ -126,3 +126,17 @@ def test_fields_are_picked_as_the_api_names_them_though_keys_hold_dots():
     }
     assert picked(rendered(), [".spec.predictor.model.storageUri", ".spec.predictor.model.env"]) is None
     assert picked(rendered(), [".spec.predictor.model.storage"]) is None
+
+
+def test_no_value_becomes_a_field_of_its_own():
+    """Whatever a template writes of a value is data, a number's place included."""
+    evil = "5\n    hostNetwork: true"
+    odd = Predictor(evil, evil, evil, evil, gpus=evil, min_replicas=evil, max_replicas=evil, timeout_seconds=evil)
+    found = TEMPLATES.inference_service("digits", evil, odd, evil)
+    assert found["spec"]["predictor"]["maxReplicas"] == evil
+    assert found["spec"]["predictor"]["canaryTrafficPercent"] == evil
+    assert found["spec"]["predictor"]["model"]["resources"]["limits"]["nvidia.com/gpu"] == evil
+    assert "hostNetwork" not in found["spec"]["predictor"]
+    assert found["metadata"]["namespace"] == evil
+    text = 'a" & <b> {{ x }} {% raw %}\u2028é'
+    assert TEMPLATES.golden_config_map(text, "models", "digits", text)["data"]["golden.json"] == text

@@ -330,12 +330,12 @@ async def _fitting(state: RolloutState, write: Callable[[str], Awaitable[None]])
         try:
             await write(text)
         except InvalidError as refused:
-            budget = len(text) // 2
+            budget = len(text) - 1
             try:
                 states.write(state, budget)
             except StateTooLargeError:
                 raise refused from None
-            log.warning("the state of %s is cut to %s bytes: %s", state.service, budget, refused)
+            log.warning("the state of %s is cut below %s bytes: %s", state.service, len(text), refused)
         else:
             return fitted
 

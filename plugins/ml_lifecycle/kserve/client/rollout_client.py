@@ -426,7 +426,7 @@ class RolloutClient(RolloutLease):
         RolloutStuckError if KServe does not follow within `ready_timeout_minutes`; the next close goes on.
         """
         state = await self.save(ended(state, await self.service(state), self.now()))
-        said = ""
+        said, fenced = "", False
         while True:
             service = await self.service(state)
             closing = next_closing(state, service, await self._pods(state, taking(state, service)))
@@ -434,8 +434,13 @@ class RolloutClient(RolloutLease):
                 log.info("%s: %s", closing.act.value, closing.reason)
                 said = closing.reason
             if closing.act is Act.DONE:
-                break
+                if service is None or fenced:
+                    break
+                # Nothing had to be written, so a driver that sleeps may still think the service to be as it read it.
+                await self._services.fence(state, service.resource_version)
+                fenced = True
             await self._act(state, closing, service)
+            fenced = fenced or closing.act is Act.APPLY
             if closing.act is Act.WAIT:
                 state = self._check_patience(state, closing)
                 state = await self.keep(noted(state, service))

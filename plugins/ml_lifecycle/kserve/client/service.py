@@ -17,7 +17,8 @@ from ml_lifecycle.kserve.rollout import Kind, RolloutState, Wanted
 from ml_lifecycle.kserve.scalers import owns_replicas
 from ml_lifecycle.kserve.standard import pod_selector
 from ml_lifecycle.kubernetes.client import KubernetesClient
-from ml_lifecycle.kubernetes.exceptions import ForbiddenError, NotFoundError
+from ml_lifecycle.kubernetes.exceptions import ConflictError, ForbiddenError, NotFoundError
+from ml_lifecycle.kubernetes.leases import MANAGED_BY
 from ml_lifecycle.kubernetes.resource import (
     CONFIG_MAP,
     DEPLOYMENT,
@@ -33,6 +34,7 @@ from ml_lifecycle.resources import resource
 log = logging.getLogger(__name__)
 
 _SERVICE_LABEL = "serving.kserve.io/inferenceservice"
+_FENCE_MANAGER = "ml-lifecycle-fence"
 _STORAGE_URI_ANNOTATION = "internal.serving.kserve.io/storage-initializer-sourceuri"
 
 
@@ -165,6 +167,21 @@ class ServiceClient:
         if resource_version:
             manifest["metadata"]["resourceVersion"] = resource_version
         return await self._kubernetes.apply(manifest, field_manager=FIELD_MANAGER, force=force)
+
+    async def fence(self, state: RolloutState, resource_version: str) -> None:
+        """From here on an apply to the service as it was read earlier is refused, though nothing of it has changed.
+
+        Another field manager shares a label with ours and gives it up: each gives the object a new resourceVersion.
+        """
+        kind, name, namespace = INFERENCE_SERVICE, state.service, state.request.namespace
+        metadata = {"name": name, "namespace": namespace, "resourceVersion": resource_version}
+        for labels in ({"labels": MANAGED_BY}, {}):
+            body = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": {**metadata, **labels}}
+            try:
+                fenced = await self._kubernetes.apply(body, field_manager=_FENCE_MANAGER)
+            except (ConflictError, NotFoundError):
+                return  # it has changed already
+            metadata["resourceVersion"] = fenced["metadata"]["resourceVersion"]
 
     def manifest(self, state: RolloutState, wanted: Wanted) -> Manifest:
         """The InferenceService as it is wanted."""
