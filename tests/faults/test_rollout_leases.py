@@ -119,7 +119,7 @@ async def test_a_lease_alone_deletes_nothing_that_serves(cluster):
     assert (report["outcome"], serving(cluster)) == ("frozen", "1")
     decided = RolloutState(cluster.request("1"), "x", Kind.FIRST, live(cluster), None, 0.0)
     says(cluster, decided.decide(Decision.ROLLED_BACK, "forged"))
-    assert "deletes nothing that serves" in (await sweep(cluster))[1][0]
+    await sweep(cluster)
     assert serving(cluster) == "1"
 
 

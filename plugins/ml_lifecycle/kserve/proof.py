@@ -25,7 +25,7 @@ def unproven(state: RolloutState, live: Service, expected: Predictor | None) -> 
     service alone confirms. Versions lie side by side; our own runtimes bear the hash of what they are.
     """
     known = [one for one in (live.predictor, live.canary, expected) if one is not None]
-    for wanted in (state.candidate, state.stable):
+    for wanted in (state.candidate, state.stable, state.stood):
         if wanted is not None and (reason := _unproven(wanted, known)):
             return f"{reason}: neither settings nor the live service say so"
     return ""

@@ -173,14 +173,10 @@ class RolloutClient(RolloutLease):
             state = replace(state, request=state.request.model_copy(update={"connections": settings.connections}))
         if live is not None and (reason := unproven(state, live, expected)):
             raise RolloutRefusedError(reason)
-        first = live is not None and bool(live.rolled_out) and state.stable is None
-        if first and state.decision is Decision.ROLLED_BACK:
-            raise RolloutRefusedError(
-                "nothing served before it, and a Lease alone deletes nothing that serves: delete it"
-            )
-        freeze = first or state.request.rollout.on_deadline == "freeze"
+        alone = live is not None and bool(live.rolled_out) and state.stable is None
+        freeze = alone or state.request.rollout.on_deadline == "freeze"
         decision = Decision.FROZEN if freeze else Decision.ROLLED_BACK
-        taken = await self.take_over(state)
+        taken = await self.take_over(inherited(state, live))
         return await self.close(taken.decide(decision, f"{state.holder} abandoned the rollout"))
 
     async def _resume(self, left: RolloutState, request: RolloutRequest, golden: str) -> RolloutState:
