@@ -12,6 +12,7 @@ from ml_lifecycle.kserve.exceptions import StateTooLargeError, UnreadableStateEr
 from ml_lifecycle.kserve.rollout import Decision, Phase, RolloutState, Step
 from ml_lifecycle.kserve.state import BUDGET, bare, read, write
 from ml_lifecycle.kserve.trace import Point
+from ml_lifecycle.settings import Notifier
 from tests.unit.kserve.test_kserve_rollout import run, state
 
 NAMES = [f"a_metric_with_a_long_name_{number}" for number in range(8)]
@@ -106,8 +107,9 @@ def test_what_is_no_state_is_said_and_never_another_error(text):
 
 
 def test_who_is_told_how_it_ends_is_not_on_the_lease():
-    notifier = {"notifier": "a.B", "arguments": {"text": "hello"}}
-    found = state(**{"rollout.notifiers": [notifier]})
-    assert found.request.rollout.notifiers
+    told = (Notifier(notifier="a.B", arguments={"text": "hello"}),)
+    found = state()
+    rollout = found.request.rollout.model_copy(update={"notifiers": told})
+    found = replace(found, request=found.request.model_copy(update={"rollout": rollout}))
     assert "a.B" not in write(found)[1]
     assert RolloutState.from_json(found.to_json()).request.rollout.notifiers == ()
