@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import re
 import tempfile
 import time
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from numpy.typing import NDArray
 
+from spark_jobs.metric_names import class_metrics
 from spark_jobs.onnx_model import INPUT, OUTPUT
 
 # The most metrics that MLflow takes at once.
@@ -29,8 +29,8 @@ def evaluation_metrics(result: Mapping[str, Any]) -> dict[str, float]:
         "holdout_images": result["holdout_images"],
         "onnx_difference": result["onnx_difference"],
         **_contestant_metrics(result, scores="holdout_", figures=""),
-        **{f"holdout_accuracy_class_{_name(key)}": value for key, value in result["per_class"].items()},
-        **{f"holdout_images_class_{_name(key)}": value for key, value in result["per_class_images"].items()},
+        **_class_metrics(result, "holdout_accuracy_class_", result["per_class"]),
+        **_class_metrics(result, "holdout_images_class_", result["per_class_images"]),
     }
     if champion := result["champion"]:
         metrics |= _contestant_metrics(champion, scores="champion_", figures="champion_")
@@ -101,9 +101,10 @@ def _contestant_metrics(report: Mapping[str, Any], *, scores: str, figures: str)
     }
 
 
-def _name(text: str) -> str:
-    """A class's name as far as MLflow takes it in the name of a metric."""
-    return re.sub(r"[^-\w. ]", "_", text)
+def _class_metrics(result: Mapping[str, Any], prefix: str, values: Mapping[str, float]) -> dict[str, float]:
+    # Named among all classes, of which a hold-out may lack some.
+    names = class_metrics(prefix, result["per_class_images"])
+    return {names[key]: value for key, value in values.items()}
 
 
 def _pinned(*names: str) -> list[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -24,10 +27,13 @@ def confusion_picture(matrix: NDArray[np.int64], classes: Sequence[str], title: 
     axes = figure.add_subplot()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(title=title, xlabel="predicted", ylabel="true")
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(title, parse_math=False)
     if len(classes) <= MAX_WRITTEN_CLASSES:
-        axes.set_xticks(range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 3 else 0)
-        axes.set_yticks(range(len(classes)), classes)
+        names = [_short(name, number) for number, name in enumerate(classes)]
+        rotation = 90 if max(map(len, names)) > 3 else 0
+        axes.set_xticks(range(len(names)), names, rotation=rotation, parse_math=False)
+        axes.set_yticks(range(len(names)), names, parse_math=False)
         for row, column in zip(*np.nonzero(matrix), strict=True):
             color = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(matrix[row, column]), ha="center", va="center", color=color)
@@ -44,7 +50,8 @@ def calibration_picture(found: Calibration, model: str) -> bytes:
     above.plot([0, 1], [0, 1], color="grey", linestyle="--", label="perfect")
     above.bar(edges, found.accuracy, width, align="edge", alpha=0.4, edgecolor="white", label="accuracy")
     above.plot(found.confidence[filled], found.accuracy[filled], marker="o", markersize=4)
-    above.set(title=f"{model}: expected calibration error {found.error:.4f}", ylabel="accuracy", ylim=(0, 1))
+    above.set(ylabel="accuracy", ylim=(0, 1))
+    above.set_title(f"{model}: expected calibration error {found.error:.4f}", parse_math=False)
     above.legend(loc="upper left")
     below.bar(edges, found.images, width, align="edge", alpha=0.4, edgecolor="white")
     below.set(xlabel="confidence", ylabel="images", xlim=(0, 1))
@@ -64,14 +71,25 @@ def mistakes_picture(mistakes: Sequence[Mistake], classes: Sequence[str], images
         axes.imshow(
             mistake.pixels[:, :, 0] if grey else mistake.pixels, cmap="gray" if grey else None, vmin=0, vmax=255
         )
-        label, predicted = (_short(classes[index]) for index in (mistake.label, mistake.predicted))
-        axes.set_title(f"{label}, taken for\n{predicted} ({mistake.confidence:.1%})", fontsize=9)
+        label, predicted = (_short(classes[index], index) for index in (mistake.label, mistake.predicted))
+        title = f"{label}, taken for\n{predicted} ({mistake.confidence:.1%})"
+        axes.set_title(title, fontsize=9, parse_math=False)
         axes.set_axis_off()
     return _png(figure)
 
 
-def _short(name: str) -> str:
+def _short(name: str, number: int) -> str:
+    """The name of a class as it can be drawn; its number where the font has not got its letters."""
+    if any(not _font().get_char_index(ord(sign)) for sign in name if sign.isprintable()):
+        return f"class {number}"
+    name = "".join(sign if sign.isprintable() else " " for sign in name)
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
+
+
+@functools.cache
+def _font() -> Any:
+    """The font that comes with matplotlib, and draws all pictures."""
+    return font_manager.get_font(font_manager.findfont("DejaVu Sans"))
 
 
 def _png(figure: Figure) -> bytes:

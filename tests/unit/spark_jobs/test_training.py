@@ -9,10 +9,13 @@ import torch
 from spark_jobs import storage
 from spark_jobs.checkpoints import names, read_state
 from spark_jobs.exceptions import PreemptedError, TrainingError
+from spark_jobs.loading import Part
 from spark_jobs.preemption import Preemption
+from spark_jobs.prepared import read_rows, write_shard
 from spark_jobs.process_group import ProcessGroup
 from spark_jobs.specification import TrainSpecification, parse
 from spark_jobs.training import Training
+from spark_jobs.training_data import TrainingData
 from spark_jobs.training_report import TrainingReport
 
 
@@ -201,3 +204,21 @@ def test_too_few_images_are_refused(specification):
 def test_divergence_is_refused(specification):
     with pytest.raises(TrainingError, match=r"lower training.learning_rate \(1e\+30\)"):
         training(dataclasses.replace(specification, learning_rate=1e30)).run()
+
+
+def test_a_class_of_which_a_part_of_the_data_holds_nothing_is_said(specification, capsys, tmp_path):
+    rare = f"file://{tmp_path}/rare"
+    document = storage.read_json(f"{specification.prepared_uri}/dataset.json")
+    for split in ("train", "holdout"):
+        for shard in document[split]:
+            rows = read_rows(f"{specification.prepared_uri}/{shard['file']}")
+            labels = [0] * (len(rows.labels) - 1) + [1]
+            write_shard(f"{rare}/{shard['file']}", labels, [image.to_pybytes() for image in rows.images])
+    storage.write_json(f"{rare}/dataset.json", document)
+    changes = {"prepared_uri": rare, "fraction": 0.3}
+    TrainingData(dataclasses.replace(specification, **changes), Part())
+    said = capsys.readouterr().out
+    assert "warning: no image to learn from is left of class 'dark': training.fraction = 0.3" in said
+    TrainingData(dataclasses.replace(specification, prepared_uri=rare), Part())
+    TrainingData(dataclasses.replace(specification, **changes, processes=2), Part(1, 2))
+    assert capsys.readouterr().out == ""
