@@ -16,8 +16,8 @@ DIGITS = 8
 def class_metrics(prefix: str, classes: Iterable[str]) -> dict[str, str]:
     """For each class the name of its metric, `<prefix><class>`: each its own, and the class's name where it is taken.
 
-    A class that loses signs or its end, or that a store might take for another (by case or by accents), gets a digest
-    of its name behind it.
+    Signs that MLflow refuses become `_`. A class that loses its end, or that a store might take for another after that
+    (by case or by accents as well), gets a digest of its name behind it.
     """
     classes = list(classes)
     taken = {name: re.sub(r"[^-\w. ]", "_", name) for name in classes}
@@ -25,7 +25,7 @@ def class_metrics(prefix: str, classes: Iterable[str]) -> dict[str, str]:
     most = LONGEST - len(prefix.encode())
     found = {}
     for name, short in taken.items():
-        if short != name or len(short.encode()) > most or alike[_folded(short)] > 1:
+        if len(short.encode()) > most or alike[_folded(short)] > 1:
             digest = hashlib.sha256(name.encode()).hexdigest()[:DIGITS]
             short = f"{short.encode()[: most - DIGITS - 1].decode(errors='ignore')}-{digest}"
         found[name] = prefix + short
