@@ -32,6 +32,7 @@ DOES_IO = {
     "tracking/run_cost.py",  # logs to MLflow
     "tracking/promotion.py",  # judges with MLflow, publishes to the data lake
     "assets.py",  # Airflow's assets
+    "deferral.py",  # Airflow's triggers
     "params.py",  # Airflow's params
     "resources.py",  # finds files of the installation
     "settings_variable.py",  # reads the Variable

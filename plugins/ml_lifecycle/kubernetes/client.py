@@ -417,7 +417,7 @@ class KubernetesClient:
         request, harmless = f"{method} {path}", method != "POST"
         try:
             # aiohttp's total time covers the body too.
-            response = await _send(api, method, path, query, body, content_type, seconds)
+            response = await self._send(method, path, query, body, content_type, seconds, api)
             if response.ok:
                 return await read(response, self._largest)
             status = _status(await _bytes(response, self._largest))
@@ -440,30 +440,31 @@ class KubernetesClient:
         transient = isinstance(refused, UnavailableError)
         raise _Failed(refused, _seconds(response.headers.get("Retry-After")), repeatable=repeatable and transient)
 
-
-async def _send(
-    api: kubernetes_asyncio.client.ApiClient,
-    method: str,
-    path: str,
-    query: Mapping[str, str | None] | None,
-    body: Mapping[str, Any] | None,
-    content_type: str,
-    seconds: float,
-) -> aiohttp.ClientResponse:
-    response: aiohttp.ClientResponse = await api.call_api(
-        path,
-        method,
-        query_params=[(key, value) for key, value in (query or {}).items() if value is not None],
-        header_params={
-            "Accept": "*/*" if path.endswith("/log") else "application/json",
-            "Content-Type": content_type,
-        },
-        body=body,
-        auth_settings=["BearerToken"],
-        _preload_content=False,
-        _request_timeout=seconds,
-    )
-    return response
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str | None] | None,
+        body: Mapping[str, Any] | None,
+        content_type: str,
+        seconds: float,
+        api: kubernetes_asyncio.client.ApiClient,
+    ) -> aiohttp.ClientResponse:
+        """The one place where requests leave; tests of faults stand in for it."""
+        response: aiohttp.ClientResponse = await api.call_api(
+            path,
+            method,
+            query_params=[(key, value) for key, value in (query or {}).items() if value is not None],
+            header_params={
+                "Accept": "*/*" if path.endswith("/log") else "application/json",
+                "Content-Type": content_type,
+            },
+            body=body,
+            auth_settings=["BearerToken"],
+            _preload_content=False,
+            _request_timeout=seconds,
+        )
+        return response
 
 
 Read = Callable[[aiohttp.ClientResponse, int], Awaitable[Answer]]
