@@ -53,8 +53,8 @@ def find_conflicts(
             for address in addresses(namespace, kind, name, inference_services):
                 owners[address].add(f"{word} {own}")
     found: dict[tuple[str, str], str] = {}
-    for key, own in targets.items():
-        others = set().union(*(owners[address] for address in own)) - {f"MLScaler {key[1]}"}
+    for key, places in targets.items():
+        others = set().union(*(owners[address] for address in places)) - {f"MLScaler {key[1]}"}
         if others:
             found[key] = f"{', '.join(sorted(others))} scales the same target: keep one of them"
     return found

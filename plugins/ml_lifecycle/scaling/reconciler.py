@@ -32,7 +32,7 @@ from ml_lifecycle.scaling.measures import measured_before, with_measures
 from ml_lifecycle.scaling.measuring import read_measures
 from ml_lifecycle.scaling.picture import draw, look_of, past_questions
 from ml_lifecycle.scaling.policy import Observation, plans
-from ml_lifecycle.scaling.queries import ScalerKey
+from ml_lifecycle.scaling.queries import ScalerKey, in_turn
 from ml_lifecycle.scaling.resource import FINALIZER, INFERENCE_SERVICE_KIND, Scaler, ScalerSpec
 from ml_lifecycle.scaling.status import Findings, build_status, read_period, read_scaled_up_at
 
@@ -80,6 +80,7 @@ class _Pass:
         self._options = options
         self._gate = asyncio.Semaphore(options.concurrency)
         self._surroundings = Surroundings({}, {}, (), ())
+        self._capacity_of: dict[ScalerKey, str] = {}
         self._questions: dict[ScalerKey, Question] = {}
         self._end = 0.0  # of the pass, by the loop's clock
 
@@ -179,14 +180,19 @@ class _Pass:
         findings: dict[ScalerKey, Findings],
     ) -> list[Scaler]:
         """The scalers with what their specs leave to be measured; of those without capacity `findings` say why."""
+        services = self._surroundings.inference_services
 
         async def measure(scaler: Scaler) -> Scaler:
             async with self._gate:
-                measures = await read_measures(scaler, targets[scaler.key], self._client, self._prometheus, self._now)
+                measures = await read_measures(
+                    scaler, targets[scaler.key], self._client, self._prometheus, self._now, services
+                )
+            self._capacity_of[scaler.key] = measures.capacity_of
             return with_measures(scaler, measures)
 
         seconds = MEASURING_SHARE * self._seconds_left()
-        known, errors = await each_within(seconds, {scaler.key: measure(scaler) for scaler in scalers})
+        turns = in_turn((scaler.namespace, scaler) for scaler in scalers)
+        known, errors = await each_within(seconds, {scaler.key: measure(scaler) for scaler in turns})
         for scaler in scalers:
             if (error := errors.get(scaler.key)) is None:
                 continue
@@ -206,7 +212,13 @@ class _Pass:
         folder = self._options.history_cache
         seconds = READING_SHARE * self._seconds_left()
         return await read_loads(
-            asked, self._prometheus, self._now.timestamp(), gate=self._gate, seconds=seconds, cache_folder=folder
+            asked,
+            self._prometheus,
+            self._now.timestamp(),
+            gate=self._gate,
+            seconds=seconds,
+            cache_folder=folder,
+            services=self._surroundings.inference_services,
         )
 
     async def _forecasts(self, scalers: Sequence[Scaler], loads: Loads) -> dict[ScalerKey, Forecast]:
@@ -256,6 +268,7 @@ class _Pass:
                     metric_error=loads.errors.get(scaler.key, ""),
                     spec=spec,
                     target=_named(scaler, targets[scaler.key]),
+                    capacity_of=self._capacity_of.get(scaler.key, scaler.status.get("capacityOf", "")),
                 )
                 for scaler, spec, before, observed, one in zip(batch, specs, handed, seen, made, strict=True)
             ]

@@ -48,6 +48,7 @@ class Findings:
     written: bool = False  # the plan was carried out
     spec: ScalerSpec | None = None  # with what was measured
     target: Mapping[str, str] | None = None  # the object that has the replicas
+    capacity_of: str = ""  # the object whose capacity was measured; empty where that is not known
     invalid: str = ""
     conflict: str = ""
     rollout: str = ""
@@ -132,6 +133,8 @@ def _measures(scaler: Scaler, found: Findings, spec: ScalerSpec, now: datetime) 
     written = dict(before) if found.spec is None and spec.measures else {}
     if used.capacity_per_replica is not None:
         written["capacityPerReplica"] = _round(used.capacity_per_replica)
+    if spec.capacity_per_replica is None and (measured := found.capacity_of or scaler.status.get("capacityOf")):
+        written["capacityOf"] = measured
     if used.lead_time_seconds is not None:
         written["leadTimeSeconds"] = used.lead_time_seconds
     if spec.measures:
@@ -194,6 +197,7 @@ def _details(scaler: Scaler, found: Findings) -> list[Condition]:
     conditions = [rollout, conflict]
     if found.plan is not None:
         conditions += [_metrics(found.plan, found.metric_error), _forecast(scaler, found), _limited(found.plan)]
+        conditions += _measured(scaler, found)
     return conditions
 
 
@@ -214,6 +218,18 @@ def _forecast(scaler: Scaler, found: Findings) -> Condition:
     if found.forecast.trusted:
         return Condition("ForecastTrusted", "True", "BeatsPersistence", found.forecast.reason)
     return Condition("ForecastTrusted", "False", "NotTrusted", found.forecast.reason)
+
+
+def _measured(scaler: Scaler, found: Findings) -> list[Condition]:
+    """Whether the capacity in use was measured on what serves now."""
+    if scaler.spec is None or scaler.spec.capacity_per_replica is not None or found.target is None:
+        return []
+    present = f"{found.target['kind']} {found.target['name']}"
+    if found.capacity_of == present:
+        return [Condition("CapacityMeasured", "True", "Measured", f"measured on {present}")]
+    of = found.capacity_of or "a revision that is not known"
+    message = f"measured on {of}; {present} has not yet served alone for two hours"
+    return [Condition("CapacityMeasured", "False", "MeasuredBefore", message)]
 
 
 def _limited(plan: Plan) -> Condition:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ml_lifecycle.kubernetes.pod_names import revision_deployment
 from ml_lifecycle.scaling.history import on_grid
 from ml_lifecycle.scaling.queries import NAMES_PER_QUERY, LoadQuery, load_queries
 from ml_lifecycle.scaling.resource import Scaler
@@ -99,3 +101,45 @@ def test_any_samples_make_a_grid(samples: list[tuple[float, float]]) -> None:
     assert len(history.loads) == 20
     assert not (history.loads < 0).any()
     assert 0 <= history.coverage(20) <= 1
+
+
+@pytest.mark.parametrize("source", ["ml_serving", "kserve", "istio"])
+def test_the_load_of_a_service_that_begins_alike_is_never_counted(source: str) -> None:
+    """A canary's pods of `digits` may be called as the pods of `digits-v2`."""
+    one = preset_scaler("digits", source)
+    services = {("models", name): {"metadata": {"name": name}} for name in ("digits", "digits-v2", "digits-v2x")}
+    (query,) = load_queries([one], {one.key: 40}, services)
+    inner, outer = re.search(r'=~"([^"]*)", \w+!~"([^"]*)"', query.query).groups()  # type: ignore[union-attr]
+
+    def counts(label: str) -> bool:
+        return bool(re.fullmatch(inner, label)) and not re.fullmatch(outer, label)
+
+    end = "" if source == "istio" else "-6b8f9c7d5-x2kvq"
+    assert counts(f"digits-predictor{end}")
+    assert counts(f"digits-v3-predictor{end}")
+    assert not counts(f"digits-v2-predictor{end}")
+    assert query.owners({query.labels[0]: "models"}) == (one.key,)
+    elsewhere = {("other", "digits-v2"): {}}
+    (query,) = load_queries([one], {one.key: 40}, elsewhere)
+    assert "!~" not in query.query
+
+
+@pytest.mark.parametrize("length", [18, 20, 24, 30, 36, 40])
+@pytest.mark.parametrize("source", ["ml_serving", "kserve"])
+def test_pods_of_long_names_are_found(length: int, source: str) -> None:
+    service = "customer-churn-scoring-for-the-northern-region"[:length].rstrip("-")
+    one = preset_scaler(service, source)
+    revision = f"{service}-predictor-00007"
+    predictor = {"latestReadyRevision": revision, "traffic": [{"revisionName": revision, "percent": 100}]}
+    services = {("models", service): {"status": {"components": {"predictor": predictor}}}}
+    (query,) = load_queries([one], {one.key: 40}, services)
+    pattern = re.search(r'pod=~"([^"]*)"', query.query).group(1)  # type: ignore[union-attr]
+    for deployment in (revision_deployment(revision), f"{service}-predictor", f"{service}-v12-predictor"):
+        pod = f"{deployment}-6b8f9c7d5-"[:58] + "x2kvq"
+        assert re.fullmatch(pattern, pod), pod
+    assert not re.fullmatch(pattern, f"another-{service}-predictor-6b8f9c7d5-x2kvq")
+
+
+def preset_scaler(service: str, source: str) -> Scaler:
+    metric = {"preset": "requests_per_second", "source": source}
+    return scaler(service, targetRef=inference_service_target(service), metric=metric)

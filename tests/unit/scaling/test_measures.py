@@ -74,15 +74,15 @@ def test_measures_are_taken_once_an_hour() -> None:
     assert is_due({"measuredTime": "2026-11-21T11:00:00Z"}, NOW)
 
 
-def test_the_capacity_query_divides_the_load_by_the_busy_replicas() -> None:
+def test_the_capacity_query_divides_the_load_by_the_busy_replicas_at_the_same_moments() -> None:
     plain = open_scaler()
     assert plain.spec is not None
     query = capacity_query(plain, plain.spec, "web")
-    assert query.startswith("avg_over_time(sum(sum(rate(requests_total[1m])))[1d:5m]) / avg_over_time(sum(sum by")
-    assert 'namespace="models", pod=~"web-[a-z0-9]+-[a-z0-9]{5}"' in query
-    preset = open_scaler(
-        targetRef=inference_service_target("digits"), metric={"preset": "requests_per_second"}, stepSeconds=60
-    )
+    assert query.startswith("sum_over_time((sum(sum(rate(requests_total[1m]))) and on() sum(sum by")
+    assert query.count("[1d:5m]") == 2
+    assert "unless" not in query
+    preset = open_scaler(targetRef=inference_service_target(), metric={"preset": "requests_per_second"})
     assert preset.spec is not None
     query = capacity_query(preset, preset.spec, "digits-predictor-00001-deployment")
-    assert 'kn_configuration_name=~"(digits)-predictor"}[240s])' in query
+    assert 'kn_configuration_name=~"(digits)-predictor"' in query
+    assert "unless on() sum(rate(container_cpu_usage_seconds_total" in query

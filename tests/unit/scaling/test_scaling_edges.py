@@ -6,6 +6,7 @@ import asyncio
 import copy
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +29,7 @@ from ml_lifecycle.kubernetes.resource import (
     ResourceKind,
 )
 from ml_lifecycle.prometheus.answer import Sample, Series
+from ml_lifecycle.prometheus.exceptions import PrometheusTooHeavyError
 from ml_lifecycle.scaling.client import MIN_SCALE
 from ml_lifecycle.scaling.decision import Decision
 from ml_lifecycle.scaling.reconciler import PassOptions, reconcile
@@ -397,3 +399,55 @@ async def test_a_deletion_waits_where_it_is_not_known_what_else_is_there() -> No
     cluster.unlisted[LEASE, "models"] = ForbiddenError("no")
     await scaled(cluster)
     assert cluster.objects[MLSCALER, "models", "odd"]["metadata"]["finalizers"]
+
+
+def service(cluster: Cluster, name: str) -> None:
+    revision = f"{name}-predictor-00001"
+    traffic = {"latestReadyRevision": revision, "traffic": [{"revisionName": revision, "percent": 100}]}
+    cluster.add(INFERENCE_SERVICE, name, {"status": {"components": {"predictor": traffic}}})
+    cluster.add(REVISION, revision, {"metadata": {"annotations": {MIN_SCALE: "1"}}})
+    metric = {"preset": "requests_per_second"}
+    cluster.add(MLSCALER, name, manifest(name, targetRef=inference_service_target(name), metric=metric))
+
+
+class Limited(Prometheus):
+    """A Prometheus that refuses what names `heavy`, and what asks for more samples than it can load."""
+
+    def __init__(self, *, hangs: bool = False, most_samples: float = math.inf) -> None:
+        super().__init__()
+        self.hangs = hangs
+        self.most_samples = most_samples
+        self.asked = 0
+
+    async def range(self, query: str, start: float, end: float, step: float) -> list[Series]:
+        self.asked += 1
+        points = round((end - start) / step) + 1
+        if "heavy" in query or points > self.most_samples:
+            if self.hangs:
+                await asyncio.sleep(3600)
+            raise PrometheusTooHeavyError("query processing would load too many samples")
+        times = start + step * np.arange(points)
+        if "kn_" not in query:
+            return [Series({}, times, np.full(points, 120.0))]
+        names = re.search(r'kn_configuration_name=~"[(](.*?)[)]', query).group(1).split("|")  # type: ignore[union-attr]
+        labels = [{"k8s_namespace_name": "models", "kn_configuration_name": f"{name}-predictor"} for name in names]
+        return [Series(one, times, np.full(points, 120.0)) for one in labels]
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_one_heavy_service_holds_none_of_a_hundred(hangs: bool) -> None:
+    cluster, prometheus = base(), Limited(hangs=hangs)
+    for number in range(40):
+        service(cluster, f"light-{number}")
+    service(cluster, "heavy")
+    found = await scaled(cluster, prometheus, deadline_seconds=20 if hangs else 45)
+    assert found["heavy"].cause == "MetricsMissing"
+    assert {one.desired for name, one in found.items() if name != "heavy"} == {3}
+    assert prometheus.asked < 60
+
+
+async def test_a_history_that_is_too_long_at_once_is_read_by_halves() -> None:
+    cluster, prometheus = base(), Limited(most_samples=700)
+    cluster.objects[MLSCALER, "models", "good"]["spec"]["historySize"] = 2000
+    assert not (await scaled(cluster, prometheus))["good"].error
+    assert prometheus.asked == 7
