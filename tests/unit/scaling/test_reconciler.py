@@ -391,7 +391,8 @@ async def test_what_is_not_read_in_time_holds_and_the_next_pass_goes_on_from_the
     monkeypatch.setattr(world.prometheus, "range", answers)
     quick, late = await world.run(history_cache=tmp_path, deadline_seconds=0.6)
     assert not quick.error
-    assert (late.cause, late.why[:40]) == ("MetricsMissing", "held: its load was not read within 0.3 s"[:40])
+    assert late.cause == "MetricsMissing"
+    assert late.why.startswith("held: its load was not read within 0.")
     slow.clear()
     quick, late = await world.run(5, history_cache=tmp_path)
     assert not quick.error
