@@ -56,7 +56,8 @@ With `pictures` it draws each scaler's last day into a folder: what to look at b
             None,
             type=["null", "string"],
             pattern=r"^(s3|file)://.+",
-            description="folder for a picture of each scaler's last day: load, forecast, replicas; none if not given",
+            description="folder below the data lake for a picture of each scaler's last day: load, forecast, replicas; "
+            "none if not given",
         ),
     },
 ) as dag:
@@ -71,7 +72,11 @@ With `pictures` it draws each scaler's last day into a folder: what to look at b
         history_cache=(
             "{{ var.json.get('ml_lifecycle', {}).get('defaults', {}).get('scaling', {}).get('history_cache', '') }}"
         ),
+        own_queries=(
+            "{{ var.json.get('ml_lifecycle', {}).get('defaults', {}).get('scaling', {}).get('own_queries') | tojson }}"
+        ),
         pictures="{{ params.pictures or '' }}",
+        pictures_below="{{ var.json.get('ml_lifecycle', {}).get('defaults', {}).get('data_lake', '') }}",
         storage_conn_id=_CONNECTION.format("storage", "aws_default"),
         execution_timeout=timedelta(hours=1),
     )

@@ -79,7 +79,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Kuberne
         monkeypatch.setenv("AIRFLOW_CONN_SERVING_CLUSTER", stand_in.connection())
         settings = {
             "defaults": {
-                "data_lake": "file:///lake",
+                "data_lake": f"file://{tmp_path}/lake",
                 "connections": {"kubernetes": "serving_cluster"},
                 "scaling": {"history_cache": str(tmp_path / "loads")},
             }
@@ -162,7 +162,7 @@ def test_dry_run_writes_nothing_but_the_pictures(
 ) -> None:
     on(cluster, service)
     prometheus.load = lambda _: 120.0
-    pictures = tmp_path / "pictures"
+    pictures = tmp_path / "lake/pictures"
     conf = {"dry_run": True, "namespace": "models", "pictures": pictures.as_uri()}
     run = run_dag("scale_replicas.py", "scale_replicas", conf)
     assert "models/digits: load, forecast and replicas" in (pictures / "models/digits.svg").read_text()

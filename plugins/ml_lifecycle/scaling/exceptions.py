@@ -37,5 +37,9 @@ class ForecastMissingError(ScalingError, RefusalError):
     """The worker lacks what forecasts are made with."""
 
 
+class PicturesRefusedError(ScalingError, RefusalError):
+    """Pictures would be written outside of the data lake."""
+
+
 class ScalingFailedError(ScalingError):
     """Not one scaler of a pass could be served; each carries its own error on its status."""

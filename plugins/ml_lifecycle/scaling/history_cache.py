@@ -166,9 +166,16 @@ def series_name(server: str, query: str, step_seconds: int, points: int) -> str:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Whether the folder is this pass's alone, while it lasts."""
+    """Whether the folder is this pass's alone, while it lasts; never in one that others own or may write to."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    found = folder.stat()
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        logger.warning("%s must belong to this user, and nobody else may write there: it is not used", folder)
+        yield False
+        return
+    # Never through a link, and nothing is cut off: what lies there under this name may be anything.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(folder / "lock", flags, 0o600), "r+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

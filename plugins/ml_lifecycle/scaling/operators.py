@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from ml_lifecycle.params import refusing
-from ml_lifecycle.scaling.exceptions import CacheFolderError, ForecastMissingError, ScalingFailedError
+from ml_lifecycle.scaling.exceptions import (
+    CacheFolderError,
+    ForecastMissingError,
+    PicturesRefusedError,
+    ScalingFailedError,
+)
 
 if TYPE_CHECKING:
     from ml_lifecycle.scaling.decision import Decision
@@ -34,8 +40,11 @@ class ScaleReplicasOperator(BaseOperator):
     :param concurrency: requests to Kubernetes and Prometheus at a time.
     :param history_cache: folder on the worker's disk for what was read of Prometheus, so that a pass reads only what is
         new; empty: every pass reads whole histories. For some hundred scalers and more.
-    :param pictures: URI of a folder (`s3://…`, `file:///…`) for a picture of each scaler's last day, drawn after the
-        last pass: `<namespace>/<name>.svg`; empty: none.
+    :param own_queries: JSON list of the namespaces whose scalers may use metric.query; null or empty text: all.
+    :param pictures: URI of a folder for a picture of each scaler's last day, drawn after the last pass:
+        `<namespace>/<name>.svg`; empty: none.
+    :param pictures_below: pictures are written below this URI alone, and not at all where it is empty: who may start
+        the DAG may not write anywhere else on the worker.
     :param storage_conn_id: connection of type aws, for pictures on s3.
     :return: the decisions of the last pass, and before them those by which any pass changed replicas.
     """
@@ -50,7 +59,9 @@ class ScaleReplicasOperator(BaseOperator):
         "deadline_seconds",
         "concurrency",
         "history_cache",
+        "own_queries",
         "pictures",
+        "pictures_below",
         "storage_conn_id",
     )
     ui_color = "#dbe9d8"
@@ -67,7 +78,9 @@ class ScaleReplicasOperator(BaseOperator):
         deadline_seconds: float | str = 45,
         concurrency: int | str = 16,
         history_cache: str = "",
+        own_queries: Sequence[str] | str | None = None,
         pictures: str = "",
+        pictures_below: str = "",
         storage_conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -81,13 +94,16 @@ class ScaleReplicasOperator(BaseOperator):
         self.deadline_seconds = deadline_seconds
         self.concurrency = concurrency
         self.history_cache = history_cache
+        self.own_queries = own_queries
         self.pictures = pictures
+        self.pictures_below = pictures_below
         self.storage_conn_id = storage_conn_id
 
     def execute(self, context: Any) -> list[dict[str, Any]]:  # noqa: ARG002
         """Runs the passes; ScalingFailedError if the last one could serve no scaler at all, CacheFolderError."""
         with refusing():
             _check_worker()
+            self._check_pictures()
         changes, last = asyncio.run(self._run())
         if last and all(decision.error and not decision.written for decision in last):
             raise ScalingFailedError(f"none of {len(last)} MLScalers could be served; the first: {last[0].why}")
@@ -110,6 +126,7 @@ class ScaleReplicasOperator(BaseOperator):
             deadline_seconds=float(self.deadline_seconds),
             concurrency=int(self.concurrency),
             history_cache=_folder(self.history_cache),
+            own_queries=_listed(self.own_queries),
         )
         changes: list[Decision] = []
         decisions: list[Decision] = []
@@ -128,6 +145,14 @@ class ScaleReplicasOperator(BaseOperator):
                 self.log.info("Pass %d of %d:\n%s", number + 1, passes, table(decisions))
         return changes, decisions
 
+    def _check_pictures(self) -> None:
+        """PicturesRefusedError where they would lie elsewhere than below `pictures_below`."""
+        below = self.pictures_below.rstrip("/") + "/"
+        inside = f"{self.pictures.rstrip('/')}/".startswith(below) and not {"..", "."} & {*self.pictures.split("/")}
+        if self.pictures and not (self.pictures_below and inside):
+            lake = self.pictures_below or "which no settings name"
+            raise PicturesRefusedError(f"pictures {self.pictures!r}: must lie below the data lake, {lake}")
+
     def _show(self, scaler: Scaler, picture: str) -> None:
         """Writes the picture; one that cannot be written fails no scaling."""
         from ml_lifecycle.data_lake.client import DataLake
@@ -145,6 +170,13 @@ def _names(namespaces: Sequence[str] | str | None) -> list[str] | None:
     if isinstance(namespaces, str):
         namespaces = namespaces.split(",")
     return [name.strip() for name in namespaces or () if name.strip()] or None
+
+
+def _listed(names: Sequence[str] | str | None) -> list[str] | None:
+    """A list, or a rendered JSON list; None where there is none."""
+    if isinstance(names, str):
+        names = json.loads(names or "null")
+    return None if names is None else list(names)
 
 
 def _folder(path: str) -> Path | None:

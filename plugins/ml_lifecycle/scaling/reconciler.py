@@ -33,7 +33,7 @@ from ml_lifecycle.scaling.measuring import read_measures
 from ml_lifecycle.scaling.picture import draw, look_of, past_questions
 from ml_lifecycle.scaling.policy import Observation, plans
 from ml_lifecycle.scaling.queries import ScalerKey, in_turn
-from ml_lifecycle.scaling.resource import FINALIZER, INFERENCE_SERVICE_KIND, Scaler, ScalerSpec
+from ml_lifecycle.scaling.resource import FINALIZER, INFERENCE_SERVICE_KIND, Scaler, ScalerSpec, within_rights
 from ml_lifecycle.scaling.status import Findings, build_status, read_period, read_scaled_up_at
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class PassOptions:
     deadline_seconds: float = 45.0
     concurrency: int = 16  # requests at a time
     history_cache: Path | None = None  # folder on this machine; None: every pass reads whole histories
+    own_queries: Sequence[str] | None = None  # the namespaces whose scalers may ask by metric.query; None: all
     show: Callable[[Scaler, str], None] | None = None  # is given a picture (SVG) of each scaler that is forecast
 
 
@@ -88,7 +89,8 @@ class _Pass:
         """Reads, decides, writes."""
         self._end = asyncio.get_running_loop().time() + self._options.deadline_seconds
         async with asyncio.timeout_at(self._end):
-            scalers, unlisted = await self._client.scalers()
+            listed, unlisted = await self._client.scalers()
+            scalers = [within_rights(scaler, self._options.own_queries) for scaler in listed]
             missing = [unlisted_decision(place, reason, self._now) for place, reason in unlisted.items()]
             if not scalers:
                 return missing

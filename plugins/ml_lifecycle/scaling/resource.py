@@ -6,8 +6,9 @@ be older than its schema, and because the stand-in and a plain file know no CEL.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -242,6 +243,22 @@ def parse_scaler(manifest: Mapping[str, Any]) -> Scaler:
         invalid=invalid,
         status=remembered(manifest.get("status")),
     )
+
+
+def within_rights(scaler: Scaler, own_queries: Sequence[str] | None) -> Scaler:
+    """The scaler, invalid where it asks by a query of its own outside of the namespaces `own_queries`; None: all may.
+
+    A query reads with the task's rights, whatever namespace its metrics are of, and what it finds stands on the status.
+    """
+    if scaler.spec is None or scaler.spec.metric.query is None:
+        return scaler
+    if own_queries is None or scaler.namespace in own_queries:
+        return scaler
+    reason = (
+        f"spec.metric.query: scalers of namespace {scaler.namespace!r} may not ask by queries of their own: use "
+        "metric.preset, or have the namespace named in the setting scaling.own_queries"
+    )
+    return dataclasses.replace(scaler, spec=None, invalid=reason)
 
 
 def _explain(item: Mapping[str, Any]) -> str:

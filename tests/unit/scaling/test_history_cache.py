@@ -197,3 +197,22 @@ def test_a_full_disk_is_an_error_and_no_crash(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(OSError, match="No space"):
         opened(tmp_path)
     assert not list(tmp_path.glob("*.new"))
+
+
+def test_a_link_that_lies_where_the_lock_should_be_is_neither_followed_nor_emptied(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.write_text("precious")
+    folder = tmp_path / "loads"
+    folder.mkdir(mode=0o700)
+    (folder / "lock").symlink_to(theirs)
+    with pytest.raises(OSError, match="symbolic links"), locked(folder):
+        pass
+    assert theirs.read_text() == "precious"
+
+
+def test_a_folder_that_others_may_write_to_is_not_used(tmp_path: Path) -> None:
+    folder = tmp_path / "loads"
+    folder.mkdir()
+    folder.chmod(0o777)
+    with locked(folder) as ours:
+        assert not ours

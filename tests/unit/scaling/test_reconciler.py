@@ -542,3 +542,15 @@ async def test_no_scalers_no_queries(world: World) -> None:
 async def test_the_server_refuses_what_breaks_the_schema(world: World, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(InvalidError, match=says):
         await world.scaler(**changes)
+
+
+@pytest.mark.parametrize(("allowed", "asks"), [(None, True), (["models"], True), (["others"], False), ([], False)])
+async def test_a_query_of_its_own_is_for_the_namespaces_that_settings_name(
+    world: World, allowed: list[str] | None, asks: bool
+) -> None:
+    await world.deployment()
+    await world.scaler(metric={"query": 'bank_balance_total{namespace="treasury"}'})
+    await world.run(own_queries=allowed)
+    assert bool(world.prometheus.queries) == asks
+    if not asks:
+        assert "scaling.own_queries" in (await world.condition("Ready"))[1]
