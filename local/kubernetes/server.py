@@ -23,8 +23,15 @@ from local.kubernetes.faults import Fault, Faults
 from local.kubernetes.kinds import Definition
 from local.kubernetes.logs import LogOptions, log_path, read_log
 from local.kubernetes.pages import Pages
+from local.kubernetes.rights import Rights, asked
 from local.kubernetes.store import Manifest, Store, Subscription
-from ml_lifecycle.kubernetes.exceptions import ExpiredError, InvalidError, KubernetesError, NotFoundError
+from ml_lifecycle.kubernetes.exceptions import (
+    ExpiredError,
+    ForbiddenError,
+    InvalidError,
+    KubernetesError,
+    NotFoundError,
+)
 from ml_lifecycle.kubernetes.resource import POD, ResourceKind
 
 logger = logging.getLogger(__name__)
@@ -47,10 +54,13 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Server:
     """Answers requests; one for each store."""
 
-    def __init__(self, store: Store, *, state: Path, token: str, faults: Faults) -> None:
+    def __init__(
+        self, store: Store, *, state: Path, token: str, faults: Faults, account: tuple[str, Rights] | None = None
+    ) -> None:
         self._store = store
         self._state = state
         self._token = token
+        self._account = account
         self._faults = faults
         self._subscriptions: set[Subscription] = set()
         self._pages = Pages()
@@ -79,15 +89,32 @@ class Server:
         """Health, authentication, faults, and errors as metav1.Status."""
         if request.path in ("/healthz", "/livez", "/readyz"):
             return web.Response(text="ok")
-        given = request.headers.get("Authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+        if not self._knows(request):
             return _status_response(KubernetesError("Unauthorized", status=401, reason="Unauthorized"))
         if request.path == "/faults":
             return await self._administer_faults(request)
+        if (forbidden := self._forbidden(request)) is not None:
+            return _status_response(forbidden)
         fault = self._faults.next(request.method, request.path)
         if fault is not None:
             return await self._fail(request, handler, fault)
         return await self._answer(request, handler)
+
+    def _knows(self, request: web.Request) -> bool:
+        tokens = [self._token] + ([self._account[0]] if self._account else [])
+        return any(_carries(request, token) for token in tokens)
+
+    def _forbidden(self, request: web.Request) -> ForbiddenError | None:
+        """The error where the account with limited rights asks for what no Role gives it."""
+        match = _NAMESPACE.fullmatch(request.path) or _PATH.fullmatch(request.path)
+        if self._account is None or match is None or not _carries(request, self._account[0]):
+            return None
+        if discovery.answer(request.path, self._store.definitions()) is not None:
+            return None
+        request_for = asked(request.method, match.groupdict(), watch=request.query.get("watch", "") in ("true", "1"))
+        if self._account[1].allow(request_for):
+            return None
+        return ForbiddenError(f'{match["plural"]} is forbidden: User "ml-lifecycle" {request_for}')
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
@@ -529,6 +556,10 @@ async def _broken_off(request: web.Request, whole: web.Response) -> web.StreamRe
 
 class _NoSuchPathError(NotFoundError):
     """A path below which nothing is served: the API server answers with a text, not with a Status."""
+
+
+def _carries(request: web.Request, token: str) -> bool:
+    return hmac.compare_digest(request.headers.get("Authorization", "").encode(), f"Bearer {token}".encode())
 
 
 def _no_such_path() -> _NoSuchPathError:

@@ -18,6 +18,7 @@ import yaml
 from local.certificates import create_server_certificate
 from local.kubernetes.deployment_mode import DeploymentMode
 from local.kubernetes.faults import Faults
+from local.kubernetes.rights import Rights
 from local.kubernetes.server import Server
 from local.kubernetes.store import Store
 from ml_lifecycle.exceptions import ResourceMissingError
@@ -33,8 +34,12 @@ async def serve(
     faults: Faults | None = None,
     port: int = 0,
     namespaces: Iterable[str] = (),
+    rights: Rights | None = None,
 ) -> AsyncIterator[Path]:
-    """Serves the store on the running loop; yields the kubeconfig that it wrote."""
+    """Serves the store on the running loop; yields the kubeconfig that it wrote.
+
+    With `rights` there is another one beside it, `account`, whose user may do no more than they say.
+    """
     token = secrets.token_urlsafe(24)
     for name in namespaces:
         if store.find(NAMESPACE, name) is None:
@@ -44,8 +49,13 @@ async def serve(
     path = state / "kubeconfig"
     path.unlink(missing_ok=True)  # its presence says that the server serves
     certificate = create_server_certificate()
-    server = Server(store, state=state, token=token, faults=faults or Faults())
+    account = (secrets.token_urlsafe(24), rights) if rights is not None else None
+    server = Server(store, state=state, token=token, faults=faults or Faults(), account=account)
     async with server.serving(port, certificate.context()) as bound:
+        if account:
+            limited = state / "account"
+            limited.touch(mode=0o600)
+            limited.write_text(json.dumps(kubeconfig(f"https://127.0.0.1:{bound}", certificate.authority, account[0])))
         path.touch(mode=0o600)
         path.write_text(json.dumps(kubeconfig(f"https://127.0.0.1:{bound}", certificate.authority, token)))
         yield path
@@ -83,7 +93,8 @@ class KubernetesStandIn:
 
     state: folder for the kubeconfig and the pods. namespaces: made at the start. images: image name to local command,
     as `local.kubernetes.controllers` wants it. deployment_mode: KServe's for InferenceServices without the annotation.
-    splits_traffic: False for KServe 0.20.0 in Standard mode.
+    splits_traffic: False for KServe 0.20.0 in Standard mode. rights: what the user of `account`, and with it of the
+    Airflow connection, may do; without them it is the user of `kubeconfig`, who may do all.
     """
 
     def __init__(
@@ -98,12 +109,15 @@ class KubernetesStandIn:
         deployment_mode: DeploymentMode = "Knative",
         splits_traffic: bool = True,
         store: Store | None = None,
+        rights: Rights | None = None,
     ) -> None:
         self.state = state.resolve()
         self.state.mkdir(parents=True, exist_ok=True)
         self.store = store or Store()
         self.faults = Faults()
         self.kubeconfig = self.state / "kubeconfig"
+        self.rights = rights
+        self.account = self.kubeconfig if rights is None else self.state / "account"
         self._port = port
         self._namespaces = tuple(namespaces)
         self._controllers = controllers
@@ -137,7 +151,7 @@ class KubernetesStandIn:
 
     def connection(self, *, content: bool = False) -> str:
         """JSON of the Airflow connection `kubernetes_default`: the kubeconfig's path, or its content."""
-        extra = {"kube_config": self.kubeconfig.read_text()} if content else {"kube_config_path": str(self.kubeconfig)}
+        extra = {"kube_config": self.account.read_text()} if content else {"kube_config_path": str(self.account)}
         return json.dumps({"conn_type": "kubernetes", "extra": extra})
 
     def _run(self) -> None:
@@ -156,7 +170,12 @@ class KubernetesStandIn:
     async def _serve(self) -> None:
         async with AsyncExitStack() as stack:
             serving = serve(
-                self.store, state=self.state, faults=self.faults, port=self._port, namespaces=self._namespaces
+                self.store,
+                state=self.state,
+                faults=self.faults,
+                port=self._port,
+                namespaces=self._namespaces,
+                rights=self.rights,
             )
             await stack.enter_async_context(serving)
             self._started.set()

@@ -15,6 +15,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import yaml
+from jinja2 import StrictUndefined, Template
+
+from local.kubernetes.rights import Rights
 from local.kubernetes.stand_in import KubernetesStandIn
 from ml_lifecycle.kserve.client import RolloutClient
 from ml_lifecycle.kserve.request import RolloutRequest
@@ -22,6 +26,7 @@ from ml_lifecycle.kserve.rollout import Phase, begin_canary
 from ml_lifecycle.kserve.triggers import CanaryTrigger, CloseTrigger, RevisionReadyTrigger
 from ml_lifecycle.kubernetes.client import KubernetesClient
 from ml_lifecycle.kubernetes.resource import CONFIG_MAP, HTTP_ROUTE, INFERENCE_SERVICE, LEASE
+from ml_lifecycle.resources import resource
 from ml_lifecycle.settings import parse_settings
 
 RUN = "roll_out_model/run"
@@ -218,7 +223,7 @@ class World:
 
     @asynccontextmanager
     async def client(self, holder="roll_out_model/run"):
-        async with KubernetesClient.from_kubeconfig(self.stand_in.kubeconfig) as kubernetes:
+        async with KubernetesClient.from_kubeconfig(self.stand_in.account) as kubernetes:
             yield RolloutClient(kubernetes, holder)
 
     @property
@@ -254,7 +259,15 @@ class World:
 def world(tmp_path, monkeypatch, image=None, mode="Knative", **stand_in):
     """A running world; the Airflow connections lead to it. `image`: the folder in which its containers start."""
     images = {IMAGE: {"entrypoint": [sys.executable, "-S", "-c", SERVER], "cwd": str(image or tmp_path)}}
-    options = {"controllers": True, "ingress_port": 1, "images": images, "deployment_mode": mode, **stand_in}
+    rights = roles("rollout_role", namespaces=stand_in.get("namespaces", (NAMESPACE,)))
+    options = {
+        "rights": rights,
+        "controllers": True,
+        "ingress_port": 1,
+        "images": images,
+        "deployment_mode": mode,
+        **stand_in,
+    }
     with KubernetesStandIn(tmp_path / "cluster", **options) as stand_in:
         traffic = Traffic(stand_in.store, mode)
         prometheus = FakePrometheus(traffic)
@@ -266,6 +279,31 @@ def world(tmp_path, monkeypatch, image=None, mode="Knative", **stand_in):
             yield World(stand_in, traffic, tmp_path / "lake", prometheus)
         finally:
             prometheus.stop()
+    assert not rights.refused, (
+        f"the package sent what no role of k8s_templates/ allows: {sorted(set(rights.refused))}; add the rule to "
+        "rollout_role.yaml, or do not send it"
+    )
+
+
+def roles(*templates, namespaces):
+    """The rights that templates of k8s_templates/ give, once for each namespace."""
+    account = {"service_account": "airflow", "service_account_namespace": "airflow"}
+    # The DAG names the namespaces that it sweeps; some tests do not.
+    rule = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["list"]}
+    everywhere = {"kind": "ClusterRole", "metadata": {}, "rules": [rule]}
+    return Rights(
+        [everywhere]
+        + [
+            manifest
+            for name in templates
+            for namespace in namespaces
+            for manifest in yaml.safe_load_all(
+                Template(resource(f"k8s_templates/{name}.yaml").read_text(), undefined=StrictUndefined).render(
+                    namespace=namespace, **account
+                )
+            )
+        ]
+    )
 
 
 async def event(trigger, holder=RUN):
