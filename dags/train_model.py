@@ -25,6 +25,7 @@ from ml_lifecycle.training_plan import (
     TrainingRun,
     candidate_tags,
     cost_tags,
+    plan_digest,
     plan_training,
     slot_problems,
     specification,
@@ -223,6 +224,7 @@ with DAG(
                 dag_run_id=dag_run.run_id,
                 name=f"{model} {dag_run.run_id}",
                 tags={"model": model, "dataset": settings.dataset_name, "mlflow.source.git.commit": code_version()},
+                plan=plan_digest(settings),
             )
             tracking.tag_run(run.run_id, cost_tags(settings))
         log.info("%s: classes %s; MLflow run %s", settings.dataset_name, ", ".join(classes), run.url)

@@ -13,6 +13,8 @@ from spark_jobs.job import say
 from spark_jobs.prepared import PreparedDataset
 
 CLOSE_SECONDS = 120.0
+# MLflow's client tries for some four minutes.
+BEGIN_SECONDS = 360.0
 # MLflow's limit of metrics in one request.
 MOST_METRICS = 1000
 
@@ -20,7 +22,8 @@ MOST_METRICS = 1000
 class RunLog:
     """Logs params, metrics and the dataset of one run, in order.
 
-    `check` raises what went wrong with params and dataset, which come first: then nothing can be logged at all.
+    `begun` waits for params and dataset, which come first, and raises what went wrong with them: then nothing can be
+    logged at all, and no step should be spent. `check` raises the same without waiting.
     Metrics that the server refuses are kept and sent again with the next ones. `close` waits, and raises what is left.
     """
 
@@ -37,12 +40,22 @@ class RunLog:
         self._actions.put(lambda: self._connect(tracking_uri))
 
     def params(self, params: Mapping[str, Any]) -> None:
-        """Log params; MLflow refuses other values under known names."""
+        """Log params; TrainingError at `begun` or `check` where the run has other values of them already."""
 
         def log() -> None:
             from mlflow.entities import Param
+            from mlflow.exceptions import MlflowException
 
-            self._client.log_batch(self._run_id, params=[Param(key, str(value)) for key, value in params.items()])
+            try:
+                self._client.log_batch(self._run_id, params=[Param(key, str(value)) for key, value in params.items()])
+            except MlflowException as error:
+                if error.error_code != "INVALID_PARAMETER_VALUE":
+                    raise
+                raise TrainingError(
+                    f"MLflow run {self._run_id} began with other values, and they cannot change: {error.message}. "
+                    "Nothing was trained. Trigger train_model anew, or clear it from prepare on after a change of "
+                    "settings; a data set that has changed needs a new run"
+                ) from error
 
         self._actions.put(log)
 
@@ -76,6 +89,20 @@ class RunLog:
             self._client.log_inputs(self._run_id, [DatasetInput(entity, tags)])
 
         self._actions.put(log)
+
+    def begun(self) -> None:
+        """Wait until what was asked so far is logged; raises what went wrong, TrainingError if nobody answers."""
+        logged = threading.Event()
+        self._actions.put(logged.set)
+        deadline = time.monotonic() + BEGIN_SECONDS
+        while not logged.wait(0.05):
+            self.check()
+            if time.monotonic() > deadline:
+                raise TrainingError(
+                    f"the tracking server has not taken the params of run {self._run_id} for {BEGIN_SECONDS:.0f} s: "
+                    "nothing was trained; start the job again when it answers"
+                )
+        self.check()
 
     def check(self) -> None:
         """Raise what has gone wrong with params or dataset so far."""

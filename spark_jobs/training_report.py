@@ -26,7 +26,7 @@ class TrainingReport:
         self._images = 0
 
     def beginning(self, params: Mapping[str, Any], dataset: PreparedDataset) -> None:
-        """What is trained, and on what."""
+        """What is trained, and on what. Raises what the MLflow run has against it, before the first step."""
         if self._run_log is not None:
             self._run_log.params(
                 {**params, "optimizer": "AdamW", "schedule": "cosine with warm-up", "network": "ResNet"}
@@ -37,6 +37,7 @@ class TrainingReport:
                 "classes": len(dataset.classes),
             }
             self._run_log.dataset(dataset, json.dumps(profile))
+            self._run_log.begun()
 
     def step(self, step: int, *, loss: float, images: int, learning_rate: float, gradient_norm: Tensor) -> None:
         """The steps up to `step` since the last call: their mean loss, and images of all processes."""

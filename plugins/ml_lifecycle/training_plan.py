@@ -64,6 +64,13 @@ def plan_training(settings: Settings, run: TrainingRun) -> dict[str, Any]:
     return plan
 
 
+def plan_digest(settings: Settings) -> str:
+    """Changes with every setting that a training cannot change on its way, as the train job knows them too."""
+    dataset = settings.dataset.model_dump(mode="json", exclude={"name", "max_corrupt"})
+    training = settings.training.model_dump(mode="json", exclude={"loader_workers", "checkpoint_minutes", "gpu"})
+    return digest(settings.dataset_name, json.dumps([dataset, training], sort_keys=True))
+
+
 def cost_tags(settings: Settings) -> dict[str, str]:
     """What the MLflow run says of its cost before there is any."""
     expected = cost.expected_cost(settings.cluster, settings.cost)

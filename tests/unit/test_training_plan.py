@@ -10,6 +10,7 @@ from ml_lifecycle.training_plan import (
     TrainingRun,
     candidate_tags,
     cost_tags,
+    plan_digest,
     plan_training,
     slot_problems,
     specification,
@@ -157,3 +158,13 @@ def test_a_candidate_says_with_whom_it_was_compared(champion: dict[str, Any] | N
     assert tags["compared_with"] == tag
     assert (tags["images"], tags["corrupt"], tags["duplicates"]) == ("1797", "2", "3")
     assert tags["holdout_accuracy"] == "0.95"
+
+
+def test_the_plans_digest_changes_with_what_a_training_cannot_change_on_its_way() -> None:
+    def of(**sections: Any) -> str:
+        return plan_digest(parse_settings({"defaults": {"data_lake": "s3://bucket/prefix", **sections}}, "digits"))
+
+    assert of() == of(dataset={"name": "digits"}) == of(training={"checkpoint_minutes": 1, "gpu": True})
+    assert of() == of(cluster={"compute_hosts": 4}, dataset={"max_corrupt": 0.5})
+    others = [{"training": {"batch_size": 10}}, {"training": {"seed": 7}}, {"dataset": {"image_size": 64}}]
+    assert len({of(), of(dataset={"name": "other"}), *(of(**other) for other in others)}) == 5

@@ -15,7 +15,6 @@ from ml_lifecycle.dataproc.exceptions import (
     InvalidRequestError,
     NotFoundError,
     PermissionRefusedError,
-    PreconditionError,
 )
 from ml_lifecycle.dataproc.job import live
 
@@ -68,7 +67,7 @@ async def cancel_live_jobs(
     """Cancel the jobs that have not ended and wait for their end; their ids. An absent cluster has none."""
     try:
         found = [job.id for job in live(await client.list_jobs(cluster_id))]
-    except (NotFoundError, PreconditionError):
+    except NotFoundError:
         return []
     await cancel_and_verify(client, cluster_id, found, poll_seconds=poll_seconds, patience=patience)
     return found

@@ -220,9 +220,13 @@ class DataprocClient:
     # Jobs
 
     async def create_job(self, request: Mapping[str, Any]) -> Started:
-        """Submit a job; PreconditionError unless its cluster is running."""
-        message = _parse(request, job_service_pb2.CreateJobRequest(), "JobService.Create")
-        operation = await self._change("JobService.Create", await self._jobs(), message)
+        """Submit a job; PreconditionError unless its cluster is running.
+
+        A name is submitted to a cluster once: another submission of it, by a second try of the task, gets the same job.
+        """
+        message: Any = _parse(request, job_service_pb2.CreateJobRequest(), "JobService.Create")
+        key = uuid.uuid5(uuid.NAMESPACE_URL, f"dataproc/{message.cluster_id}/{message.name}")
+        operation = await self._change("JobService.Create", await self._jobs(), message, key)
         metadata = job_service_pb2.CreateJobMetadata()
         operation.metadata.Unpack(metadata)
         return Started(operation.id, metadata.job_id)
@@ -278,9 +282,9 @@ class DataprocClient:
     async def _read(self, method: str, stub: Any, request: Message) -> Any:
         return await self._call(method, stub, request, PASSING_FOR_READS)
 
-    async def _change(self, method: str, stub: Any, request: Message) -> Any:
+    async def _change(self, method: str, stub: Any, request: Message, key: uuid.UUID | None = None) -> Any:
         # One key for every try of this change: a try whose answer was lost is not done a second time.
-        return await self._call(method, stub, request, PASSING, (("idempotency-key", str(uuid.uuid4())),))
+        return await self._call(method, stub, request, PASSING, (("idempotency-key", str(key or uuid.uuid4())),))
 
     async def _call(
         self,

@@ -158,7 +158,11 @@ class JobEndedTrigger(DataprocTrigger):
         try:
             job = await client.get_job(self.cluster_id, self.job_id)
         except NotFoundError:
-            return self._job_event("gone", None)
+            if await client.find_cluster(self.cluster_id) is None:
+                return self._job_event("gone", None)
+            # The cluster lives, so the API does not know its job yet, or answers from where it does not.
+            self.log.warning("%s (%s): not found on its living cluster: looking again", self.job_name, self.job_id)
+            return self._late(None)
         try:
             await self._follow_log(client, ended=job.status.ended)
         except ApiError as error:
@@ -166,9 +170,14 @@ class JobEndedTrigger(DataprocTrigger):
             self.log.warning("%s: no log: %s", self.job_name, error)
         if job.status.ended:
             return self._job_event("ended", job, await self._operation_error(client))
-        if time.time() >= min(self.deadline, self.expires_at):
-            return self._job_event("timeout" if self.deadline <= self.expires_at else "expired", job)
+        if late := self._late(job):
+            return late
         return self._job_event("lingering", job) if await self._lingers() else None
+
+    def _late(self, job: Job | None) -> TriggerEvent | None:
+        if time.time() < min(self.deadline, self.expires_at):
+            return None
+        return self._job_event("timeout" if self.deadline <= self.expires_at else "expired", job)
 
     async def _follow_log(self, client: DataprocClient, *, ended: bool) -> None:
         while True:
@@ -190,11 +199,17 @@ class JobEndedTrigger(DataprocTrigger):
         from asgiref.sync import sync_to_async
 
         from ml_lifecycle.data_lake.client import DataLake
+        from ml_lifecycle.data_lake.exceptions import DataLakeUnreachableError
 
         if not self.result_uri:
             return False
         lake = DataLake(self.result_uri.rpartition("/")[0], self.data_lake_conn_id)
-        return await sync_to_async(lake.exists)(self.result_uri)
+        try:
+            return await sync_to_async(lake.exists)(self.result_uri)
+        except DataLakeUnreachableError as error:
+            # It says nothing about the job, which the API decides about.
+            self.log.warning("%s: whether it wrote its result is not known: %s", self.job_name, error)
+            return False
 
     async def _operation_error(self, client: DataprocClient) -> str:
         """Why it ended, where the operation says so; `JobService.Get` alone decides whether it succeeded."""

@@ -35,6 +35,7 @@ _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4", "MLFLOW_HTTP_REQUEST_TIMEOU
 _SILENCE = {"MLFLOW_DISABLE_TELEMETRY": "true"}
 _CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _TAG_LIMIT = 5000
+_PLAN = "training.plan"
 
 
 @dataclass(frozen=True)
@@ -67,20 +68,39 @@ class TrackingClient:
     # Runs
 
     def start_run(
-        self, experiment: str, *, dag_id: str, dag_run_id: str, name: str, tags: Mapping[str, str | None]
+        self,
+        experiment: str,
+        *,
+        dag_id: str,
+        dag_run_id: str,
+        name: str,
+        tags: Mapping[str, str | None],
+        plan: str = "",
     ) -> Run:
-        """The MLflow run of one Airflow run: started, or found by its tags and set to running again."""
+        """The MLflow run of one Airflow run and plan: started, or found by its tags and set to running again.
+
+        plan: a digest of what a training cannot change on its way, as params of a run cannot be changed. An Airflow
+        run that was cleared with another plan gets another MLflow run; the earlier one is marked as failed unless it had
+        finished.
+        """
         own = {"airflow.dag": dag_id, "airflow.run": dag_run_id}
         with _asking("start a run"):
             experiment_id = self._experiment(experiment)
             clauses = [f"tags.`{key}` = {_quoted(value)}" for key, value in own.items()]
-            found = self._client.search_runs([experiment_id], " and ".join(clauses), max_results=1)
-            if found:
-                run_id = found[0].info.run_id
+            found = self._client.search_runs([experiment_id], " and ".join(clauses))
+            # A run without the tag began before there was one.
+            same = [run for run in found if plan in ("", run.data.tags.get(_PLAN, plan))]
+            if same:
+                run_id = same[0].info.run_id
                 self._client.update_run(run_id, status="RUNNING")
             else:
                 known = {key: value for key, value in tags.items() if value is not None}
                 run_id = self._client.create_run(experiment_id, tags={**known, **own}, run_name=name).info.run_id
+            if plan:
+                self._client.set_tag(run_id, _PLAN, plan)
+        for run in found:
+            if run not in same and run.info.status != "FINISHED":
+                self.fail_run(run.info.run_id, f"its settings were changed; run {run_id} goes on in its place")
         return Run(run_id, self._run_url(experiment_id, run_id))
 
     def end_run(self, run_id: str) -> None:

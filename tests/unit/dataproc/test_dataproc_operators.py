@@ -13,9 +13,11 @@ from ml_lifecycle.dataproc.exceptions import (
     ClusterRefusedError,
     JobFailedError,
     JobTimeoutError,
+    PreconditionError,
     ResultMissingError,
 )
 from ml_lifecycle.dataproc.operators import (
+    CancelJobsOperator,
     DeleteClusterOperator,
     PysparkJobOperator,
     WaitForClusterOperator,
@@ -305,3 +307,48 @@ def test_the_sweep_takes_what_has_expired_and_nothing_else(run, cloud, tmp_path)
 @pytest.mark.parametrize("field", ["args", "properties", "main_python_file_uri", "job_name", "result_uri"])
 def test_what_a_user_would_template_is_templated(field):
     assert field in PysparkJobOperator.template_fields
+
+
+def test_two_tries_that_list_nothing_submit_one_job(running):
+    from ml_lifecycle.dataproc.client import connect
+    from ml_lifecycle.dataproc.job import PysparkSpecification, create_request
+
+    work = PysparkSpecification(running.job_file.as_uri(), args=(str(running.result),))
+
+    async def submit():
+        async with connect("yandexcloud_default") as one, connect("yandexcloud_default") as other:
+            request = create_request(running.cluster_id, "ingest", work)
+            return [await one.create_job(request), await other.create_job(request)]
+
+    first, second = asyncio.run(submit())
+    assert first == second
+    assert [job["name"] for job in running.jobs()] == ["ingest"]
+
+
+def test_a_job_that_a_living_cluster_does_not_know_is_not_gone(running, cloud):
+    cloud.faults.add(method="JobService.Get", code="OK", times=1)
+    cloud.faults.add(method="JobService.Get", code="NOT_FOUND", times=2)
+    assert running.job() == {"images": 7}
+
+
+def test_a_storage_that_does_not_answer_says_nothing_about_the_job(running, monkeypatch):
+    from ml_lifecycle.data_lake.client import DataLake
+    from ml_lifecycle.data_lake.exceptions import DataLakeUnreachableError
+
+    exists, away = DataLake.exists, [None]
+
+    def throttled(self, uri):
+        if away:
+            away.pop()
+            raise DataLakeUnreachableError(uri, None, OSError("SlowDown"))
+        return exists(self, uri)
+
+    monkeypatch.setattr(DataLake, "exists", throttled)
+    assert running.job("import time\ntime.sleep(0.3)\n" + GOOD_JOB) == {"images": 7}
+    assert not away
+
+
+def test_jobs_that_cannot_be_listed_are_not_none(running, cloud):
+    cloud.faults.add(method="JobService.List", code="FAILED_PRECONDITION", times=1)
+    with pytest.raises(PreconditionError):
+        CancelJobsOperator(task_id="cancel", cluster_id=running.cluster_id, **FAST).execute({})

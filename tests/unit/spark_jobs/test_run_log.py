@@ -87,3 +87,50 @@ def test_a_server_that_never_answers_holds_nobody_for_ever(server, monkeypatch):
     with pytest.raises(TrainingError, match="has not answered for 0 s"):
         log.close()
     server.free.set()
+
+
+def test_a_server_that_does_not_take_the_params_is_not_trained_without(server, monkeypatch):
+    monkeypatch.setattr(run_log, "BEGIN_SECONDS", 0.1)
+    log = RunLog("http://server", "run")
+    server.free.clear()
+    log.params({"seed": 1})
+    with pytest.raises(TrainingError, match=r"has not taken the params of run run for 0 s: nothing was trained"):
+        log.begun()
+    server.free.set()
+
+
+@pytest.mark.slow
+def test_other_params_than_the_runs_are_refused_before_the_first_step(tmp_path, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run_id = MlflowClient(uri).create_run("0").info.run_id
+    first = RunLog(uri, run_id)
+    first.params({"batch_size": 20})
+    first.begun()
+    first.close()
+    again = RunLog(uri, run_id)
+    again.params({"batch_size": 10})
+    with pytest.raises(TrainingError, match=r"batch_size.*Nothing was trained\. Trigger train_model anew"):
+        again.begun()
+
+
+def test_a_training_asks_the_run_before_its_first_step():
+    from types import SimpleNamespace
+
+    from spark_jobs.training_report import TrainingReport
+
+    class Refusing:
+        def params(self, params):
+            pass
+
+        def dataset(self, dataset, profile):
+            pass
+
+        def begun(self):
+            raise TrainingError("other values")
+
+    dataset = SimpleNamespace(train_images=1, holdout_images=1, classes=["a"])
+    with pytest.raises(TrainingError, match="other values"):
+        TrainingReport(Refusing()).beginning({"seed": 1}, dataset)

@@ -66,6 +66,28 @@ def test_one_airflow_run_has_one_mlflow_run(tracking: TrackingClient) -> None:
     assert "mlflow.source.git.commit" not in run.data.tags
 
 
+def test_an_airflow_run_that_is_cleared_with_another_plan_gets_another_mlflow_run(tracking: TrackingClient) -> None:
+    def begin(plan: str) -> str:
+        return tracking.start_run(
+            "tests", dag_id="train_model", dag_run_id="cleared", name="cleared", tags={}, plan=plan
+        ).run_id
+
+    first = begin("batch size 20")
+    assert begin("batch size 20") == first
+    second = begin("batch size 10")
+    assert second != first
+    assert begin("batch size 10") == second
+    earlier = tracking._client.get_run(first)
+    assert earlier.info.status == "FAILED"
+    assert earlier.data.tags["failure"] == f"its settings were changed; run {second} goes on in its place"
+
+
+def test_a_run_that_began_before_plans_were_kept_is_gone_on_with(tracking: TrackingClient) -> None:
+    first = start(tracking, "older")
+    again = tracking.start_run("tests", dag_id="train_model", dag_run_id="older", name="n", tags={}, plan="p").run_id
+    assert again == first
+
+
 def test_a_run_ends_as_told(tracking: TrackingClient) -> None:
     run_id = start(tracking, "ends")
     tracking.end_run(run_id)
