@@ -1,14 +1,18 @@
 """What a rollout takes for what, where it opens: a service that is there is never a first version's, nor deleted."""
 
+import asyncio
+
 import pytest
 
 from ml_lifecycle.kserve.exceptions import RolloutRefusedError
 from ml_lifecycle.kserve.operators.sweep_rollouts import _sweep
-from ml_lifecycle.kserve.rollout import Kind
+from ml_lifecycle.kserve.request import RolloutRequest
+from ml_lifecycle.kserve.rollout import Decision, Kind
 from ml_lifecycle.kserve.triggers import CloseTrigger, RevisionReadyTrigger
 from ml_lifecycle.kubernetes.client import KubernetesClient
-from ml_lifecycle.kubernetes.resource import INFERENCE_SERVICE, LEASE, POD
-from tests.faults.rollout_world import MODEL, NAMESPACE, event, go_live, open_and_wait, until, world
+from ml_lifecycle.kubernetes.resource import DEPLOYMENT, INFERENCE_SERVICE, LEASE, POD
+from ml_lifecycle.settings import parse_settings
+from tests.faults.rollout_world import FAST, MODEL, NAMESPACE, event, go_live, open_and_wait, until, world
 
 STUCK = {"rollout.ready_timeout_minutes": 0.05}
 
@@ -111,3 +115,73 @@ async def test_a_first_version_that_fails_its_smoke_test_is_deleted_by_its_own_r
         await open_and_wait(cluster, cluster.request("1"), "first")
         assert (await event(CloseTrigger, "first"))["report"]["outcome"] == "rolled_back"
         await until(lambda: cluster.service is None)
+
+
+async def test_a_percent_that_others_applied_too_is_removed_all_the_same(tmp_path, monkeypatch):
+    with world(tmp_path, monkeypatch) as cluster:
+        cluster.version("1"), cluster.version("2")
+        await go_live(cluster, "1", "first")
+        await open_and_wait(cluster, cluster.request("2", **{"rollout.ready_timeout_minutes": 1}), "second")
+        async with cluster.client("second") as client:
+            state = await client.own(NAMESPACE, MODEL)
+            await shared(cluster, 0)
+            await client.save(state.decide(Decision.PROMOTED, "good"))
+        report = (await event(CloseTrigger, "second"))["report"]
+        assert (report["outcome"], cluster.shares()) == ("promoted", {"digits-predictor-00002": 100})
+        assert "canaryTrafficPercent" not in cluster.service["spec"]["predictor"]
+
+
+async def test_who_puts_the_percent_back_at_once_is_named_and_never_raced(tmp_path, monkeypatch):
+    with world(tmp_path, monkeypatch) as cluster:
+        cluster.version("1"), cluster.version("2")
+        await go_live(cluster, "1", "first")
+        await open_and_wait(cluster, cluster.request("2", **{"rollout.ready_timeout_minutes": 0.05}), "second")
+        async with cluster.client("second") as client:
+            await client.save((await client.own(NAMESPACE, MODEL)).decide(Decision.PROMOTED, "good"))
+
+        async def heal():
+            while True:
+                if "canaryTrafficPercent" not in cluster.service["spec"]["predictor"]:
+                    await shared(cluster, 0)
+                await asyncio.sleep(0.01)
+
+        healing = asyncio.create_task(heal())
+        cluster.stand_in.faults.clear()
+        found = await event(CloseTrigger, "second")
+        healing.cancel()
+        assert found["status"] == "failed"
+        assert "undone at once by gitops" in found["reason"]
+        assert cluster.stand_in.faults.count("PATCH", "inferenceservices") < 150
+
+
+async def shared(cluster, percent):
+    body = {
+        "apiVersion": INFERENCE_SERVICE.api_version,
+        "kind": INFERENCE_SERVICE.kind,
+        "metadata": {"name": MODEL, "namespace": NAMESPACE},
+        "spec": {"predictor": {"canaryTrafficPercent": percent}},
+    }
+    async with KubernetesClient.from_kubeconfig(cluster.stand_in.kubeconfig) as kubernetes:
+        await kubernetes.apply(body, field_manager="gitops", force=True)
+
+
+@pytest.mark.parametrize("first", ["digits", "digits-v2"])
+async def test_a_name_that_belongs_to_another_service_is_refused(tmp_path, monkeypatch, first):
+    """Version 2 of `digits` and the service `digits-v2` would share a Deployment in Standard mode."""
+    with world(tmp_path, monkeypatch, mode="Standard") as cluster:
+        cluster.version("1"), cluster.version("2")
+        folder = cluster.lake / "models" / "digits-v2" / "1"
+        folder.mkdir(parents=True)
+        (folder / "answer").write_text("fine")
+        settings = parse_settings({"defaults": {"data_lake": f"file://{cluster.lake}"}}, "digits-v2", FAST)
+        neighbour = RolloutRequest.of(settings, version="1")
+        await go_live(cluster, "1", "first")
+        requests = [cluster.request("2"), neighbour] if first == "digits" else [neighbour, cluster.request("2")]
+        async with cluster.client("earlier") as client:
+            await client.open(requests[0], "{}")
+        await until(lambda: cluster.store.find(DEPLOYMENT, "digits-v2-predictor", NAMESPACE))
+        before = cluster.store.get(DEPLOYMENT, "digits-v2-predictor", NAMESPACE)["spec"]
+        async with cluster.client("later") as client:
+            with pytest.raises(RolloutRefusedError, match=r"'digits-v2-predictor'.* a name of InferenceService 'digits"):
+                await client.open(requests[1], "{}")
+        assert cluster.store.get(DEPLOYMENT, "digits-v2-predictor", NAMESPACE)["spec"] == before

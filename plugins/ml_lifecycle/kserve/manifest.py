@@ -147,6 +147,27 @@ def _keys(node: Any, field: str) -> tuple[str, ...] | None:
     return None
 
 
+def left_behind(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> Manifest:
+    """What `wanted` leaves out of the canary and `stored` still has: a merge patch of the spec that removes it."""
+    patch: Manifest = {}
+    percent = "canaryTrafficPercent"
+    if percent in stored["spec"]["predictor"] and percent not in wanted["spec"]["predictor"]:
+        patch["predictor"] = {percent: None}
+    if stored["spec"].get("canary") and "canary" not in wanted["spec"]:
+        patch["canary"] = None
+    return patch
+
+
+def setters(managed_fields: Iterable[Mapping[str, Any]], *, but: str) -> tuple[str, ...]:
+    """Who else has set the canary's fields, by `metadata.managedFields`."""
+    found = set()
+    for entry in managed_fields:
+        spec = (entry.get("fieldsV1") or {}).get("f:spec") or {}
+        if "f:canary" in spec or "f:canaryTrafficPercent" in (spec.get("f:predictor") or {}):
+            found.add(str(entry.get("manager")))
+    return tuple(sorted(found - {but}))
+
+
 def is_ours(manifest: Mapping[str, Any]) -> bool:
     """Whether this package made the object."""
     labels = manifest.get("metadata", {}).get("labels") or {}

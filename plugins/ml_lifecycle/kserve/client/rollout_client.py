@@ -32,12 +32,12 @@ from ml_lifecycle.kserve.closing import (
 from ml_lifecycle.kserve.exceptions import RolloutInterruptedError, RolloutRefusedError, RolloutStuckError
 from ml_lifecycle.kserve.found import Absent, Found, NeverServed, Serving, Unknown
 from ml_lifecycle.kserve.look import edited, trouble
-from ml_lifecycle.kserve.manifest import Manifest, picked
+from ml_lifecycle.kserve.manifest import Manifest, picked, setters
 from ml_lifecycle.kserve.proof import unproven
 from ml_lifecycle.kserve.replicas import Running, share
 from ml_lifecycle.kserve.report import report
 from ml_lifecycle.kserve.request import RolloutRequest
-from ml_lifecycle.kserve.revisions import Readiness, Service, crashed, readiness
+from ml_lifecycle.kserve.revisions import FIELD_MANAGER, Readiness, Service, crashed, readiness
 from ml_lifecycle.kserve.rollout import (
     Decision,
     Kind,
@@ -48,7 +48,7 @@ from ml_lifecycle.kserve.rollout import (
     opened,
     returning,
 )
-from ml_lifecycle.kserve.standard import UNSPLITTABLE, own_address
+from ml_lifecycle.kserve.standard import UNSPLITTABLE, own_address, revision_name
 from ml_lifecycle.kubernetes.client import KubernetesClient
 from ml_lifecycle.kubernetes.conditions import pause
 from ml_lifecycle.kubernetes.exceptions import ConflictError, LeaseLostError
@@ -216,9 +216,19 @@ class RolloutClient(RolloutLease):
         candidate = await self._services.predictor(request, request.storage_uri)
         left = await self.load(request.namespace, request.model)
         running = await self._running(request, there.service) if isinstance(there, Serving) else None
-        state = await self.begin(opened(request, self.holder, candidate, there, self.now(), running))
+        state = opened(request, self.holder, candidate, there, self.now(), running)
+        if state.kind in (Kind.FIRST, Kind.CANARY):
+            await self._check_names(state)
+        state = await self.begin(state)
         await self._apply_candidate(state, left, golden)
         return state
+
+    async def _check_names(self, state: RolloutState) -> None:
+        try:
+            await self._services.check_names(state.request, revision_name(state.service, state.candidate.name))
+        except RolloutRefusedError:
+            await self.release(state.request.namespace, state.service)
+            raise
 
     async def _running(self, request: RolloutRequest, service: Service) -> Running:
         """What serves now runs so many replicas."""
@@ -426,6 +436,8 @@ class RolloutClient(RolloutLease):
         while True:
             service = await self.service(state)
             closing = next_closing(state, service, await self._pods(state, taking(state, service)))
+            # An act that is to be done again did not last: somebody puts the field back at once.
+            undone = closing.act is not Act.WAIT and closing.reason == said
             if closing.reason != said:
                 log.info("%s: %s", closing.act.value, closing.reason)
                 said = closing.reason
@@ -437,8 +449,8 @@ class RolloutClient(RolloutLease):
                 fenced = True
             await self._act(state, closing, service)
             fenced = fenced or closing.act is Act.APPLY
-            if closing.act is Act.WAIT:
-                state = self._check_patience(state, closing)
+            if closing.act is Act.WAIT or undone:
+                state = self._check_patience(state, await self._named(state, closing) if undone else closing)
                 state = await self.keep(noted(state, service))
                 await asyncio.sleep(pause(self.now() - (state.closing_since or 0), poll_seconds))
         await self._settle(state, service)
@@ -451,6 +463,13 @@ class RolloutClient(RolloutLease):
         else:
             await self.save(closed)
         return summary
+
+    async def _named(self, state: RolloutState, closing: Closing) -> Closing:
+        """With who undoes it."""
+        metadata = (await self._services.raw(state)).get("metadata") or {}
+        others = setters(metadata.get("managedFields") or (), but=FIELD_MANAGER)
+        by = f"by {', '.join(others)}" if others else "by others"
+        return replace(closing, reason=f"{closing.reason}, which is undone at once {by}: let them stop")
 
     async def _pods(self, state: RolloutState, revision: str) -> Pods | None:
         """What runs of the revision that is to take all traffic; None where there is none."""

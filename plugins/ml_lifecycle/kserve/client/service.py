@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_lifecycle.kserve.exceptions import RolloutRefusedError
 from ml_lifecycle.kserve.found import Found, found
-from ml_lifecycle.kserve.manifest import Manifest, Templates, changed_annotations, is_ours
+from ml_lifecycle.kserve.manifest import Manifest, Templates, changed_annotations, is_ours, left_behind
 from ml_lifecycle.kserve.predictor import Predictor, predictor
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.revisions import FIELD_MANAGER, Service, is_standard, read
@@ -28,6 +28,7 @@ from ml_lifecycle.kubernetes.resource import (
     NAMESPACE,
     POD,
     REVISION,
+    SERVICE,
 )
 from ml_lifecycle.resources import resource
 
@@ -166,7 +167,30 @@ class ServiceClient:
         manifest = self.manifest(state, wanted)
         if resource_version:
             manifest["metadata"]["resourceVersion"] = resource_version
-        return await self._kubernetes.apply(manifest, field_manager=FIELD_MANAGER, force=force)
+        applied = await self._kubernetes.apply(manifest, field_manager=FIELD_MANAGER, force=force)
+        if not (kept := left_behind(applied, manifest)):
+            return applied
+        # A field that one manager leaves out stays while another owns it too.
+        log.info("InferenceService %s: %s is others' as well, and is removed", state.service, ", ".join(kept))
+        patch = {"metadata": {"resourceVersion": applied["metadata"]["resourceVersion"]}, "spec": kept}
+        return await self._kubernetes.merge_patch(
+            INFERENCE_SERVICE, state.service, state.request.namespace, patch, field_manager=FIELD_MANAGER
+        )
+
+    async def check_names(self, request: RolloutRequest, revision: str) -> None:
+        """RolloutRefusedError where an object of the revision's name belongs to another service, or would.
+
+        Deployment and Service of Standard mode bear the name; of Knative mode the Service of `<service>-predictor`.
+        """
+        namespace, other = request.namespace, revision.removesuffix("-predictor")
+        if other != request.model and await self._kubernetes.find(INFERENCE_SERVICE, other, namespace) is not None:
+            raise RolloutRefusedError(_taken(revision, request, f"InferenceService {other!r}"))
+        for kind in (DEPLOYMENT, SERVICE):
+            found = await self._kubernetes.find(kind, revision, namespace)
+            owner = ((found or {}).get("metadata", {}).get("labels") or {}).get(_SERVICE_LABEL)
+            if found is not None and owner != request.model:
+                whose = f"InferenceService {owner!r}" if owner else "somebody else"
+                raise RolloutRefusedError(_taken(revision, request, whose))
 
     async def fence(self, state: RolloutState, resource_version: str) -> None:
         """From here on an apply to the service as it was read earlier is refused, though nothing of it has changed.
@@ -218,3 +242,10 @@ class ServiceClient:
         found = await self._kubernetes.find(REVISION, live.previous_rolled_out, request.namespace)
         annotations = ((found or {}).get("metadata") or {}).get("annotations") or {}
         return live.previous_rolled_out if annotations.get(_STORAGE_URI_ANNOTATION) == request.storage_uri else ""
+
+
+def _taken(revision: str, request: RolloutRequest, whose: str) -> str:
+    return (
+        f"version {request.version} of {request.model!r} would be served by {revision!r} in {request.namespace!r}, a "
+        f"name of {whose}: choose another model name or serving.namespace, or publish the model as another version"
+    )
