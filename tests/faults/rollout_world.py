@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import threading
 import time
@@ -67,10 +68,55 @@ class Behaviour:
     silent: bool = False
 
 
+class Stored:
+    """What Prometheus has scraped, and what it says a series grew by; the rules are those of the rollout's queries.
+
+    A series is (revision, pod, code or bound). `wiped` is a Prometheus that has lost its storage, not the pods'
+    counters.
+    """
+
+    def __init__(self):
+        self.scrapes = []  # (time, series → counter)
+
+    def wiped(self):
+        self.scrapes = []
+
+    def scrape(self, at, counters):
+        self.scrapes.append((at, counters))
+
+    def at(self, moment):
+        """The last scrape's counters by then."""
+        return next((found for at, found in reversed(self.scrapes) if at <= moment + _ROUNDING), {})
+
+    def grown(self, begin, end):
+        """Series → growth."""
+        base = self.at(begin)
+        window = [found for at, found in self.scrapes if begin + _ROUNDING < at <= end + _ROUNDING]
+        past = {series for at, found in self.scrapes if at <= begin + _ROUNDING for series in found}
+        values = defaultdict(list)
+        for found in window:
+            for series, value in found.items():
+                values[series].append(value)
+        grown = {series: seen[-1] - min([*seen, base.get(series, seen[0])]) for series, seen in values.items()}
+        most = sum(grown.values())
+        for series in values.keys() - past:
+            beside = any(other[:2] == series[:2] for other in base)
+            new = not any(other[:2] == series[:2] for other in past) and values[series][0] <= most
+            if beside or (new and self.at(2 * begin - end)):
+                grown[series] = values[series][-1]
+        return grown
+
+
+_ROUNDING = 0.002
+
+
 class Traffic:
-    """Counters per revision; every new query time stands for `requests` more requests, split as the cluster says.
+    """Counters of pods; every new query time stands for `requests` more requests, split as the cluster says.
 
     In Knative mode that is the status, and the metrics are Knative's; in Standard mode the HTTPRoute, and Istio's.
+    `pods` says how many pods a revision has: `replaced` ends one and starts another, `reset` restarts all containers,
+    `wiped` takes Prometheus its storage. `hidden` pods are not scraped; `says` is (status, document) in place of an
+    answer, and `warnings` stand beside one.
     """
 
     def __init__(self, store, mode="Knative"):
@@ -81,10 +127,15 @@ class Traffic:
         self._unit = 1 if mode == "Knative" else 1000
         self.requests = 200
         self.down = False
+        self.says = None
+        self.warnings = []
         self.slow_seconds = 0.0
+        self.churn = set()  # revisions of which a pod is replaced at each look
+        self.hidden = set()
         self.behaviours = defaultdict(Behaviour)  # by revision
-        self.codes = defaultdict(lambda: defaultdict(int))
-        self.buckets = defaultdict(lambda: defaultdict(int))
+        self.pods = defaultdict(lambda: ["a"])
+        self.codes, self.buckets = defaultdict(int), defaultdict(int)  # series → counter
+        self._stored = {"codes": Stored(), "buckets": Stored()}
         self.served = defaultdict(list)  # revision → percents seen
         self._time = None
         self._lock = threading.Lock()
@@ -93,28 +144,50 @@ class Traffic:
         with self._lock:
             if query == "vector(1)":
                 return [{"metric": {}, "value": [at, "1"]}]
+            if query.startswith(("topk(", "max(")):
+                return []
             if at != self._time:
                 self._time = at
                 self._serve()
-            if "resets(" in query:
-                return []
-            if "_bucket" in query:
-                return [
-                    {"metric": {self._revision: name, "le": self._bound(le)}, "value": [at, str(count)]}
-                    for name, buckets in self.buckets.items()
-                    for le, count in buckets.items()
-                ]
+                self._scrape(at)
+            seconds = float(re.search(r"offset (\d+)ms", query)[1]) / 1000
+            if query.startswith("count("):
+                known = len(self._stored["codes"].at(at - seconds))
+                return [{"metric": {}, "value": [at, str(known)]}] if known else []
+            kind, label = (
+                ("buckets", "le") if query.startswith(f"sum by ({self._revision},le)") else ("codes", self._code)
+            )
+            sums = defaultdict(int)
+            for (revision, _, last), value in self._stored[kind].grown(at - seconds, at).items():
+                sums[revision, last] += value
             return [
-                {"metric": {self._revision: name, self._code: code}, "value": [at, str(count)]}
-                for name, codes in self.codes.items()
-                for code, count in codes.items()
+                {
+                    "metric": {self._revision: name, label: self._bound(last) if label == "le" else last},
+                    "value": [at, str(value)],
+                }
+                for (name, last), value in sums.items()
             ]
 
-    def forget(self):
-        """All counters begin at 0 again."""
+    def reset(self):
+        """All containers start again."""
         with self._lock:
-            self.codes.clear()
-            self.buckets.clear()
+            for counters in (self.codes, self.buckets):
+                for series in counters:
+                    counters[series] = 0
+
+    def wiped(self):
+        """Prometheus is back without its storage."""
+        with self._lock:
+            for stored in self._stored.values():
+                stored.wiped()
+
+    def replaced(self, revision):
+        """The revision's first pod ends, another starts."""
+        old = self.pods[revision].pop(0)
+        self.pods[revision].append(f"{old}'")
+        for counters in (self.codes, self.buckets):
+            for series in [series for series in counters if series[:2] == (revision, old)]:
+                del counters[series]
 
     def _bound(self, le):
         return le if le == "+Inf" else str(float(le) * self._unit)
@@ -132,18 +205,30 @@ class Traffic:
 
     def _serve(self):
         for name, percent in self.shares():
-            count = round(self.requests * percent / 100)
             self.served[name].append(percent)
             behaviour = self.behaviours[name]
             if behaviour.silent:
                 continue
-            failed = round(count * behaviour.errors)
-            if count:
-                self.codes[name]["200"] += count - failed
-            if failed:
-                self.codes[name]["500"] += failed
-            for le in BOUNDS:
-                self.buckets[name][le] += count if float(le) >= float(behaviour.seconds) else 0
+            if name in self.churn:
+                self.replaced(name)
+            count = round(self.requests * percent / 100)
+            for number, pod in enumerate(self.pods[name]):
+                share = count // len(self.pods[name]) + (number < count % len(self.pods[name]))
+                self._answered(name, pod, share, behaviour)
+
+    def _answered(self, name, pod, count, behaviour):
+        failed = round(count * behaviour.errors)
+        if count - failed:
+            self.codes[name, pod, "200"] += count - failed
+        if failed:
+            self.codes[name, pod, "500"] += failed
+        for le in BOUNDS:
+            self.buckets[name, pod, le] += count if float(le) >= float(behaviour.seconds) else 0
+
+    def _scrape(self, at):
+        for kind, counters in (("codes", self.codes), ("buckets", self.buckets)):
+            seen = {series: value for series, value in counters.items() if series[:2] not in self.hidden}
+            self._stored[kind].scrape(at, seen)
 
 
 class FakePrometheus:
@@ -163,11 +248,15 @@ class FakePrometheus:
                 if traffic.down:
                     self._say(503, {"status": "error", "error": "starting up"})
                     return
+                if traffic.says:
+                    self._say(*traffic.says)
+                    return
                 if self.path.endswith("query_range"):
                     self._say(200, {"status": "success", "data": {"resultType": "matrix", "result": []}})
                     return
                 rows = traffic.answer(form["query"][0], float(form["time"][0]))
-                self._say(200, {"status": "success", "data": {"resultType": "vector", "result": rows}})
+                document = {"status": "success", "data": {"resultType": "vector", "result": rows}}
+                self._say(200, document | ({"warnings": traffic.warnings} if traffic.warnings else {}))
 
             def _say(self, status, document):
                 body = json.dumps(document).encode()

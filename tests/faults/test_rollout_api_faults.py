@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from local.kubernetes.faults import Fault
+from ml_lifecycle.kserve.look import look
 from ml_lifecycle.kserve.triggers import CanaryTrigger, CloseTrigger, RevisionReadyTrigger
 from ml_lifecycle.kubernetes.client import Retry
 from tests.faults.rollout_world import Behaviour, begin, event, go_live, open_and_wait, persevering, until, world
@@ -93,3 +94,55 @@ async def test_an_api_that_is_away_while_the_traffic_moves_leaves_it_where_it_wa
     assert set(cluster.traffic.served[NEW]) <= {0, 10, 50}
     assert (await event(CloseTrigger, "second"))["report"]["outcome"] == "promoted"
     assert cluster.is_clean()
+
+
+PASSING = {
+    "credentials that are not known": Fault("GET", "inferenceservices", status=401, times=3),
+    "credentials that may not": Fault("GET", "inferenceservices", status=403, times=3),
+    "an object that does not fit": Fault("GET", "inferenceservices", status=422, times=3),
+    "an error of the server": Fault("GET", "inferenceservices", status=500, times=12),
+    "no right to see pods": Fault("GET", "pods", status=403, times=3),
+    "no right to write the Lease": Fault("PATCH", "leases", status=403, times=3),
+}
+
+
+@pytest.fixture
+async def canary(cluster):
+    """Version 2 at its first step."""
+    await open_and_wait(cluster, cluster.request("2"), "second")
+    await begin(cluster, "second")
+    return cluster
+
+
+@pytest.mark.parametrize("fault", PASSING)
+@pytest.mark.parametrize(("errors", "decision"), [(0.0, "promoted"), (0.5, "rolled_back")])
+async def test_what_says_nothing_of_the_canary_is_a_lost_look(canary, fault, errors, decision):
+    canary.traffic.behaviours[NEW] = Behaviour(errors=errors)
+    canary.stand_in.faults.add(PASSING[fault])
+    decided = await persevering(CanaryTrigger, "second")
+    assert (decided["status"], decided["decision"]) == ("decided", decision)
+    assert "lost" not in decided["reason"]
+
+
+async def test_an_error_that_nobody_has_foreseen_is_a_lost_look(canary, monkeypatch, capsys):
+    tries = []
+
+    def breaking(*arguments):
+        tries.append(1)
+        if len(tries) < 3:
+            raise ZeroDivisionError("one odd series")
+        return look(*arguments)
+
+    monkeypatch.setattr("ml_lifecycle.kserve.look.look", breaking)
+    assert (await event(CanaryTrigger, "second"))["decision"] == "promoted"
+    assert "this look is lost: ZeroDivisionError: one odd series" in capsys.readouterr().out
+
+
+async def test_looks_that_are_all_lost_end_at_the_deadline_as_settings_say(cluster):
+    settings = {"rollout.deadline_minutes": 0.03, "rollout.on_deadline": "freeze"}
+    await open_and_wait(cluster, cluster.request("2", **settings), "second")
+    await begin(cluster, "second")
+    cluster.stand_in.faults.add(Fault("GET", "inferenceservices", status=403, times=10_000))
+    decided = await event(CanaryTrigger, "second")
+    assert decided["decision"] == "frozen"
+    assert "this look is lost: ForbiddenError" in decided["reason"]

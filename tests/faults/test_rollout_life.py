@@ -67,8 +67,8 @@ async def test_a_killed_canary_goes_on_where_it_was_and_promotes(cluster):
         # Three looks, and the triggerer dies.
         async with connect("prometheus_default") as prometheus:
             for _ in range(3):
-                counters = await client.counters(state, prometheus)
-                state = await client.save(look(state, await client.service(state), counters, client.now()).state)
+                grown = await client.growths(state, prometheus)
+                state = await client.save(look(state, await client.service(state), grown, client.now()).state)
         seen = len((await client.own(NAMESPACE, MODEL)).evidence.errors)
         assert seen == 2
         # A retry of `open` changes nothing.

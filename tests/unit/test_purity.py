@@ -18,6 +18,7 @@ DOES_IO = {
     "data_lake/published.py",  # reads and keeps what was promoted
     "data_lake/writing.py",  # writes files
     "dataproc/cleanup.py",  # deletes clusters
+    "kserve/missing_metrics.py",  # asks Prometheus
     "kubernetes/access.py",  # opens the API's client
     "kserve/notifiers.py",  # tells people
     "kserve/own_queries.py",  # asks Prometheus

@@ -1,4 +1,4 @@
-"""Cumulative counters of both sides at one moment, and what happened between two of them."""
+"""What both sides' counters grew by between two moments, as Prometheus tells it at the second one."""
 
 from __future__ import annotations
 
@@ -12,118 +12,121 @@ from ml_lifecycle.canary.histogram import Histogram
 
 
 @dataclass(frozen=True)
-class Counters:
-    """One side's counters: requests by status code, requests by bucket bound (`le`, as Prometheus writes it).
+class Snapshot:
+    """Up to when everything was counted, in Unix seconds.
 
-    `broken`: series that since the last look were reset, were lost or came back from a gap. `own`: metrics of one's
-    own by name, counts as (events, total), a gauge as (value,); `errors` are those that stand for the data plane's.
-    `peaks`: the most that such counts had reached by the last look. `silent`: why a metric could not be read.
+    The counters of that moment are not kept: Prometheus is asked for them again, together with those of the next look,
+    so that both are told by one server in one state.
+    """
+
+    at: float
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON of it."""
+        return {"at": self.at}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Of `to_json`."""
+        return cls(document["at"])
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What one side's counters grew by: requests by status code, requests by bucket bound (`le`, in seconds).
+
+    A metric of one's own is told by its numbers at both moments, `before` and `own`: counts as (events, total), a gauge
+    as (value,); `errors` are those that stand for the data plane's. `peaks`: the most that such counts had reached by
+    the first moment. `silent`: why a metric could not be read.
     """
 
     codes: Mapping[str, float] = field(default_factory=dict)
     buckets: Mapping[str, float] = field(default_factory=dict)
-    broken: float = 0.0
     own: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    before: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     peaks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     silent: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def numbers(self) -> tuple[float, ...]:
         """All that the data plane counts."""
-        return (*self.codes.values(), *self.buckets.values(), self.broken)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON of what a later look is compared with."""
-        own = {name: list(numbers) for name, numbers in self.own.items()}
-        return {"codes": dict(self.codes), "buckets": dict(self.buckets), **({"own": own} if own else {})}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Of `to_json`."""
-        own = {name: tuple(numbers) for name, numbers in document.get("own", {}).items()}
-        return cls(document["codes"], document["buckets"], own=own)
+        return (*self.codes.values(), *self.buckets.values())
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """Both sides at one query time; `at` in Unix seconds."""
+class Growths:
+    """Both sides' up to Unix time `at`; `why` says, where neither has any series, what Prometheus has instead."""
 
     at: float
-    canary: Counters
-    stable: Counters
+    canary: Growth
+    stable: Growth
+    why: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON of it."""
-        return {"at": self.at, "canary": self.canary.to_json(), "stable": self.stable.to_json()}
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no series of either side."""
+        return not (self.canary.numbers or self.stable.numbers)
 
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Of `to_json`."""
-        return cls(document["at"], Counters.from_json(document["canary"]), Counters.from_json(document["stable"]))
+    @property
+    def sides(self) -> tuple[tuple[str, Growth], tuple[str, Growth]]:
+        """Both by name."""
+        return ("canary", self.canary), ("stable", self.stable)
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Nothing can be said of the time between two snapshots."""
+    """Nothing can be said of the time between two moments."""
 
     reason: str
 
 
-def between(before: Snapshot, after: Snapshot) -> Window | Gap:
-    """What both sides did between two snapshots.
+NO_REQUESTS = "no requests on either side since the last look"
 
-    A series that appears counts in full: the first error of a revision makes a new series, whose first value
-    PromQL's `increase` would miss. A metric of one's own that cannot be read leaves its reason in the window.
+
+def window(seen: Growths) -> Window | Gap:
+    """What both sides did; a metric of one's own that cannot be read leaves its reason in the window.
+
+    A gap concerns both sides: what is uncountable on one of them. What only some series of a side lost is not in their
+    growth, and takes nothing from what the others tell.
     """
-    if "errors" in _names(after) and isinstance(errors := _own("errors", before, after), Gap):
+    names = {name for _, side in seen.sides for name in (*side.own, *side.silent)}
+    found = {name: _own(name, seen) for name in sorted(names)}
+    errors = found.pop("errors", None)
+    if isinstance(errors, Gap):
         return errors
-    sides = []
-    for name, old, new in (("canary", before.canary, after.canary), ("stable", before.stable, after.stable)):
-        if reason := _unusable(old, new):
-            return Gap(f"{reason} on the {name} side")
-        sides.append(_difference(old, new))
-    if not any(side.requests for side in sides):
-        return Gap("no requests on either side since the last look")
-    found = {name: _own(name, before, after) for name in sorted(_names(after) - {"errors"})}
+    for name, side in seen.sides:
+        if not all(math.isfinite(number) and number >= 0 for number in side.numbers):
+            return Gap(f"a counter is not a number on the {name} side")
+    canary, stable = _side(seen.canary), _side(seen.stable)
+    if isinstance(errors, Counts):
+        canary = Side(errors.canary_n, errors.canary_e, canary.latency)
+        stable = Side(errors.stable_n, errors.stable_e, stable.latency)
+    if not (canary.requests or stable.requests):
+        return Gap(f"{NO_REQUESTS}: {seen.why}" if seen.why else NO_REQUESTS)
     own = {name: look for name, look in found.items() if not isinstance(look, Gap)}
     silent = {name: gap.reason for name, gap in found.items() if isinstance(gap, Gap)}
-    return Window(sides[0], sides[1], own, silent)
+    return Window(canary, stable, own, silent)
 
 
-def _names(snapshot: Snapshot) -> set[str]:
-    """All metrics of one's own."""
-    return {name for side in (snapshot.canary, snapshot.stable) for name in (*side.own, *side.silent)}
+def _side(growth: Growth) -> Side:
+    failed = sum(value for code, value in growth.codes.items() if is_error(code))
+    latency = Histogram.from_cumulative({float(le): value for le, value in growth.buckets.items()})
+    return Side(round(sum(growth.codes.values())), round(failed), latency)
 
 
-def _unusable(old: Counters, new: Counters) -> str:
-    if not all(math.isfinite(number) for number in (*old.numbers, *new.numbers)):
-        return "a counter is not a number"
-    if new.broken > 0:
-        return "a counter was reset, or was not scraped throughout,"
-    for before, after in ((old.codes, new.codes), (old.buckets, new.buckets)):
-        if any(after.get(key, 0.0) < value for key, value in before.items()):
-            return "a counter went down"
-    return ""
-
-
-def _difference(old: Counters, new: Counters) -> Side:
-    codes = {code: value - old.codes.get(code, 0.0) for code, value in new.codes.items()}
-    buckets = {float(le): value - old.buckets.get(le, 0.0) for le, value in new.buckets.items()}
-    failed = sum(value for code, value in codes.items() if is_error(code))
-    return Side(round(sum(codes.values())), round(failed), Histogram.from_cumulative(buckets))
-
-
-def _own(name: str, before: Snapshot, after: Snapshot) -> OwnLook | Gap:
-    """One metric of one's own between two snapshots; a Gap where either side says nothing."""
-    for side, old, new in (("canary", before.canary, after.canary), ("stable", before.stable, after.stable)):
-        numbers = new.own.get(name, (math.nan,))
-        if reason := new.silent.get(name) or _not_finite(numbers):
+def _own(name: str, seen: Growths) -> OwnLook | Gap:
+    """One metric of one's own between two moments; a Gap where either side says nothing."""
+    for side, growth in seen.sides:
+        numbers = growth.own.get(name, (math.nan,))
+        if reason := growth.silent.get(name) or _not_finite(numbers):
             return Gap(f"{reason} on the {side} side")
-        if len(old.own.get(name, ())) != len(numbers):
-            return Gap("first look: nothing to compare with yet")
-        if any(reached > value for reached, value in zip(new.peaks.get(name, ()), old.own[name], strict=False)):
+        before = growth.before.get(name, ())
+        if len(before) != len(numbers) or _not_finite(before):
+            return Gap(f"nothing to compare with: the query gave no number at the last look on the {side} side")
+        if any(reached > value for reached, value in zip(growth.peaks.get(name, ()), before, strict=False)):
             return Gap(f"a count had lost some of its series before the last look on the {side} side")
-    then, now = ((*each.canary.own[name], *each.stable.own[name]) for each in (before, after))
+    then = (*seen.canary.before[name], *seen.stable.before[name])
+    now = (*seen.canary.own[name], *seen.stable.own[name])
     if len(now) == len(("canary", "stable")):
         return _readings(then, now)
     return _counts(*(later - earlier for earlier, later in zip(then, now, strict=True)))

@@ -17,6 +17,9 @@ from ml_lifecycle.settings import ErrorQueries, OwnCounts, OwnGauge, Rollout
 # How long a series that a gap has hidden is known: one that comes back later counts as new.
 _MEMORY = "6h"
 _SIDE = "side"
+_LOOKBACK_SECONDS = 300.0
+# What was scraped together: what appears beside series of its own process has begun with it or after them.
+_PROCESS = "job,instance,pod,pod_name,k8s_pod_name"
 
 
 @dataclass(frozen=True)
@@ -99,33 +102,71 @@ def source(rollout: Rollout, *, standard: bool = False) -> Preset:
 
 @dataclass(frozen=True)
 class Queries:
-    """PromQL of one look, by side: requests by status code, by bucket, and the number of broken series.
+    """PromQL of one look, by side: what requests grew by, by status code and by bucket.
 
-    Broken is a counter that was reset, and one that was lost or has come back: its sum would miss or invent requests.
+    `known`: how many series there were a look, or five minutes, before this one begins; nothing where Prometheus has
+    begun since.
+    `chosen`: the selector of all of it, for people.
     """
 
     codes: str
     buckets: str
-    broken: str
+    known: str
+    chosen: str
 
 
 def queries(preset: Preset, *, namespace: str, sides: Sequence[str], window_seconds: float) -> Queries:
-    """Cumulative, so that the differences of two looks are exact."""
+    """The growth of each series in the window before the moment that is asked for, added up by side.
+
+    One query tells both moments, so that one Prometheus in one state tells both. Each series counts for itself, from
+    its lowest value to its last: that has happened in the window, whatever was reset, lost, came back or was scraped
+    for the first time meanwhile. What a series brings along when it appears is its own past, and counts only where it
+    can have no other: see `_new`.
+    """
     names = "|".join(map(_pods, sides) if preset.by_pod else sides)
     chosen = [f'{preset.namespace}="{namespace}"', f'{preset.side}=~"{names}"', *filter(None, [preset.counter.only])]
-    where = "{" + ",".join(chosen) + "}"
-    count, bucket = preset.count + where, preset.bucket + where
     window = _milliseconds(window_seconds)
-    # A reset between the last look and the first sample after it shows only beside the sample before that look.
-    twice = _milliseconds(2 * window_seconds)
-    lost = f"{count} offset {window} unless {count}"
-    returned = f"({count} unless {count} offset {window}) and present_over_time({count}[{_MEMORY}] offset {window})"
-    broken = f"resets({count}[{twice}]) > 0 or ({lost}) or ({returned})"
+    earlier = _milliseconds(window_seconds + min(window_seconds, _LOOKBACK_SECONDS))
+    count, bucket = (f"{name}{{{','.join(chosen)}}}" for name in (preset.count, preset.bucket))
+    whole = f"{preset.bucket}{{{','.join([*chosen, _WHOLE])}}}"
+    most = f"scalar(sum({_certain(count, window)}))"
+    codes = _growth(count, count, window, f"({most})", f"({count} offset {earlier})")
+    buckets = _growth(bucket, whole, window, f"({most})", f"({count} offset {earlier})")
     return Queries(
-        codes=f"sum by ({_labels(preset, preset.code)}) ({_by_side(preset, count, sides)})",
-        buckets=f"sum by ({_labels(preset, 'le')}) ({_by_side(preset, bucket, sides)})",
-        broken=f"count by ({_labels(preset)}) ({_by_side(preset, broken, sides)})",
+        codes=f"sum by ({_labels(preset, preset.code)}) ({_by_side(preset, codes, sides)})",
+        buckets=f"sum by ({_labels(preset, 'le')}) ({_by_side(preset, buckets, sides)})",
+        known=f"count({count} offset {earlier})",
+        chosen=count,
     )
+
+
+_WHOLE = 'le="+Inf"'
+
+
+def _certain(series: str, window: str) -> str:
+    """What each series grew by while it was scraped: from its lowest to its last. A reset makes it less, never more."""
+    first = f"min_over_time({series}[{window}])"
+    return f"(last_over_time({series}[{window}]) - (({series} offset {window} <= {first}) or {first}) >= 0 < Inf)"
+
+
+def _growth(series: str, whole: str, window: str, most: str, before: str) -> str:
+    new = _new(series, whole, window, most, before)
+    return f"((last_over_time({series}[{window}]) and ({new})) < Inf) or {_certain(series, window)}"
+
+
+def _new(series: str, whole: str, window: str, most: str, before: str) -> str:
+    """Series that have begun in the window, with their first value: all of it happened in the window.
+
+    That is one beside which its process was scraped when the window began, and that nobody remembers: the first error
+    of a pod. And one of a process that nobody remembers: a new pod, where its first value is no more than `most`, all
+    that the others served for certain, and Prometheus was there one look before (`before`); else it may be an old pod,
+    scraped for the first time with its whole past.
+    """
+    began = f"(min_over_time({series}[{window}]) unless {series} offset {window})"
+    remembered = f"present_over_time({whole}[{_MEMORY}] offset {window})"
+    first = f"({began} unless ignoring(le) {remembered}) and on({_PROCESS}) {whole} offset {window}"
+    pod = f"({began} unless on({_PROCESS}) {remembered}) <= {most} and on() {before}"
+    return f"({first}) or ({pod})"
 
 
 def filled(template: str, *, side: str, service: str, namespace: str, window_seconds: float) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ml_lifecycle.canary.evidence import Side, Window
 from ml_lifecycle.canary.plan import Move, Position, next_move
-from ml_lifecycle.canary.snapshot import Gap, Snapshot, between
+from ml_lifecycle.canary.snapshot import Gap, Growths, Snapshot, window
 from ml_lifecycle.canary.verdict import Outcome, Verdict, judge
 from ml_lifecycle.kserve.replicas import Running, share
 from ml_lifecycle.kserve.revisions import Service
@@ -17,6 +17,7 @@ from ml_lifecycle.kserve.trace import Point, extend
 # Chance leaves a side without any of so many expected requests once in half a billion looks.
 _SURELY_SOME = 20
 _SETTLED = 3
+_LONGEST_REASON = 500
 
 
 def trouble(state: RolloutState, service: Service | None) -> str:
@@ -56,34 +57,42 @@ class Look:
     line: str
 
 
-def look(
-    state: RolloutState, service: Service, snapshot: Snapshot | Gap, now: float, canary: Running | None = None
-) -> Look:
-    """The state after one look at the service and at the counters (a Gap where they could not be read).
+def look(state: RolloutState, service: Service, seen: Growths | Gap, now: float, canary: Running | None = None) -> Look:
+    """The state after one look at the service and at what counters grew by (a Gap where they could not be read).
 
+    What was not read is looked at by the next look, which reaches back to where the last one ended.
     `canary`: what runs of it; None where it is taken to have what it needs.
     """
     step = state.steps[-1]
     if step.since is None and service.percent(state.revision) == step.percent:
         step = replace(step, since=now)
-    window = _window(state.snapshot, snapshot)
-    state = replace(state, snapshot=state.snapshot if isinstance(snapshot, Gap) else snapshot)
-    if isinstance(window, Gap):
+    found = _found(state.snapshot, seen)
+    state = replace(state, snapshot=state.snapshot if isinstance(seen, Gap) else Snapshot(seen.at))
+    if isinstance(found, Gap):
         verdict = judge(state.evidence, state.request.limits)
-        verdict = replace(verdict, outcome=Outcome.HOLD, reasons=(window.reason, *verdict.reasons))
+        verdict = replace(verdict, outcome=Outcome.HOLD, reasons=(found.reason, *verdict.reasons))
     else:
         limits = state.request.limits
-        evidence = state.evidence.add(window, limits.slow)
+        evidence = state.evidence.add(found, limits.slow)
         state = replace(state, evidence=evidence)
         verdict = judge(evidence, limits)
-        step = replace(step, seen=step.seen + window, looks=step.looks + 1)
+        step = replace(step, seen=step.seen + found, looks=step.looks + 1)
         if reason := _unsplit(step):
             verdict = replace(verdict, reasons=(reason, *verdict.reasons))
     step = replace(step, verdict=verdict.outcome.value, reason=verdict.reason)
-    seen = None if isinstance(window, Gap) else window
-    point = Point.of(now - state.opened_at, step.percent, seen, verdict.numbers)
+    counted = None if isinstance(found, Gap) else found
+    point = Point.of(now - state.opened_at, step.percent, counted, verdict.numbers)
     state = replace(state, steps=(*state.steps[:-1], step), trace=extend(state.trace, point))
     state, move = _moved(state, step, verdict, canary, now)
+    return Look(state, _line(step, verdict, move))
+
+
+def lost(state: RolloutState, reason: str, now: float) -> Look:
+    """The state after a look of which nothing is known: the deadline goes on, and nothing else changes."""
+    verdict = Verdict(Outcome.HOLD, (f"this look is lost: {reason}"[:_LONGEST_REASON],))
+    step = replace(state.steps[-1], verdict=verdict.outcome.value, reason=verdict.reason)
+    state = replace(state, steps=(*state.steps[:-1], step))
+    state, move = _moved(state, step, verdict, None, now, held=verdict.reason)
     return Look(state, _line(step, verdict, move))
 
 
@@ -100,15 +109,16 @@ def _unsplit(step: Step) -> str:
     return ""
 
 
-def _window(before: Snapshot | None, after: Snapshot | Gap) -> Window | Gap:
-    if isinstance(after, Gap):
-        return after
-    return Gap("first look: nothing to compare with yet") if before is None else between(before, after)
+def _found(before: Snapshot | None, seen: Growths | Gap) -> Window | Gap:
+    if isinstance(seen, Gap):
+        return seen
+    return Gap("first look: nothing to compare with yet") if before is None else window(seen)
 
 
 def _moved(
-    state: RolloutState, step: Step, verdict: Verdict, canary: Running | None, now: float
+    state: RolloutState, step: Step, verdict: Verdict, canary: Running | None, now: float, *, held: str = ""
 ) -> tuple[RolloutState, str]:
+    """`held` says why the traffic must not go on, whatever the verdict."""
     since = now if step.since is None else step.since
     position = Position(
         step=len(state.steps) - 1,
@@ -118,6 +128,7 @@ def _moved(
         approved=step.percent in state.approved,
         frozen=state.frozen,
         paused_since=state.paused_since,
+        held=held,
     )
     plan = state.request.plan
     move, reason = next_move(plan, position, verdict, now)

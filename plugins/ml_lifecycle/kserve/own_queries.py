@@ -20,9 +20,13 @@ Numbers = tuple[float, ...]
 
 @dataclass(frozen=True)
 class OwnNumbers:
-    """By metric: counts as (events, total), a gauge as (value,); what counts had reached by the last look; silences."""
+    """By metric: counts as (events, total), a gauge as (value,), now and `before`, at the last look.
+
+    `peaks`: what counts had reached by the last look; `silent`: why there is nothing.
+    """
 
     numbers: dict[str, Numbers]
+    before: dict[str, Numbers]
     peaks: dict[str, Numbers]
     silent: dict[str, str]
 
@@ -30,12 +34,15 @@ class OwnNumbers:
 async def own_numbers(
     prometheus: PrometheusClient, preset: Preset, fill: Fill, *, at: float, window_seconds: float
 ) -> OwnNumbers:
-    """All own queries of one side, which `fill` writes out, at Unix time `at`."""
+    """All own queries of one side, which `fill` writes out, at Unix time `at` and again at the last look's."""
     asked = {name: [fill(template) for template in templates] for name, templates in _templates(preset).items()}
     counts = {name: [peak(text, window_seconds) for text in texts] for name, texts in asked.items() if len(texts) > 1}
-    found, peaks = await asyncio.gather(_all(prometheus, asked, at), _all(prometheus, counts, at))
+    found, before, peaks = await asyncio.gather(
+        _all(prometheus, asked, at), _all(prometheus, asked, at - window_seconds), _all(prometheus, counts, at)
+    )
     return OwnNumbers(
         numbers={name: each for name, each in found.items() if not isinstance(each, str)},
+        before={name: each for name, each in before.items() if not isinstance(each, str)},
         peaks={name: each for name, each in peaks.items() if not isinstance(each, str)},
         silent={name: each for name, each in found.items() if isinstance(each, str)},
     )

@@ -63,13 +63,14 @@ class RolloutTrigger(BookedTrigger):
 
     async def events(self) -> AsyncIterator[TriggerEvent]:
         """One event."""
-        from ml_lifecycle.kubernetes.exceptions import UnavailableError
+        from ml_lifecycle.kubernetes.exceptions import KubernetesError
 
         event = None
         try:
             while event is None:
                 event = await self._driven()
-        except UnavailableError as error:
+        except KubernetesError as error:
+            # Even what the API forbids may be allowed again at the next try: it says nothing of the version.
             event = {"status": "failed", "reason": str(error), "transient": True}
         except LifecycleError as error:
             event = {"status": "failed", "reason": str(error)}
@@ -174,10 +175,11 @@ class CanaryTrigger(RolloutTrigger):
     """
 
     async def drive(self, client: RolloutClient) -> Event:
-        """Looks until the rollout is decided; an API or a Prometheus that is away is a look without data."""
+        """Looks until the rollout is decided; whatever ends a look but a lost Lease is a look without data."""
+        from ml_lifecycle.kserve.exceptions import RolloutInterruptedError
         from ml_lifecycle.kserve.report import waiting
         from ml_lifecycle.kserve.rollout import Phase
-        from ml_lifecycle.kubernetes.exceptions import UnavailableError
+        from ml_lifecycle.kubernetes.exceptions import LeaseLostError
         from ml_lifecycle.prometheus.client import connect as connect_prometheus
 
         state = await client.own(self.namespace, self.service)
@@ -187,7 +189,7 @@ class CanaryTrigger(RolloutTrigger):
             if not state.evidence.errors:
                 state = await client.save(await self._remember(client, prometheus, state))
             begun = min(state.snapshot.at, client.now()) if state.snapshot else 0.0
-            lost = False
+            lost, heard = False, client.now()
             while state.phase is Phase.CANARY:
                 await asyncio.sleep(next_look(self.service, begun, self.poll_seconds) - client.now())
                 begun = client.now()
@@ -196,12 +198,18 @@ class CanaryTrigger(RolloutTrigger):
                     state = await client.own(self.namespace, self.service) if lost else state
                     lost = True
                     state = await self._look(client, prometheus, state)
-                    lost = False
-                except UnavailableError as error:
-                    self.log.warning("this look is lost: %s", error)
-                # An order that came since the last write has made this one read the Lease.
-                if (ordered := client.obeying(state)) != state:
-                    state = await client.save(ordered)
+                    # An order that came since the last write has made this one read the Lease.
+                    if (ordered := client.obeying(state)) != state:
+                        state = await client.save(ordered)
+                    lost, heard = False, client.now()
+                except (LeaseLostError, RolloutInterruptedError):
+                    raise
+                except Exception as error:
+                    # Whatever it is, it says nothing of the canary.
+                    self.log.warning("this look is lost: %s: %s", type(error).__name__, error, exc_info=_odd(error))
+                    state = await self._hold(client, state, error)
+                    if client.now() - heard > state.request.lease_seconds + 60 * state.request.rollout.deadline_minutes:
+                        raise
                 if state.paused_since is not None and state.announced != state.percent:
                     await client.save(replace(state, announced=state.percent))
                     return {"status": "paused", "report": waiting(state, client.now())}
@@ -216,11 +224,11 @@ class CanaryTrigger(RolloutTrigger):
     async def _remember(self, client: RolloutClient, prometheus: PrometheusClient, state: RolloutState) -> RolloutState:
         """With the stable side's history, which makes the verdict faster; without it where it cannot be read."""
         from ml_lifecycle.kserve.rollout import remember
-        from ml_lifecycle.prometheus.exceptions import PrometheusUnavailableError
+        from ml_lifecycle.prometheus.exceptions import PrometheusError
 
         try:
             windows = await client.history(state, prometheus)
-        except PrometheusUnavailableError as error:
+        except PrometheusError as error:
             self.log.warning("the rollout begins without the stable side's history: %s", error)
             return state
         self.log.info("the stable side's last %s looks tell its level and how much it varies", len(windows))
@@ -238,16 +246,41 @@ class CanaryTrigger(RolloutTrigger):
         reason = trouble(state, service)
         if service is None or reason:
             return await client.save(state.decide(Decision.ROLLED_BACK, reason))
-        counters = await client.counters(state, prometheus)
-        if reason := await client.crashed(state, counters):
+        grown = await client.growths(state, prometheus)
+        if reason := await client.crashed(state, grown):
             return await client.save(state.decide(Decision.ROLLED_BACK, reason))
         # Arithmetic on hundreds of looks takes long enough to hold up the other triggers.
-        seen = await asyncio.to_thread(look, state, service, counters, client.now(), canary)
+        seen = await asyncio.to_thread(look, state, service, grown, client.now(), canary)
         self.log.info("%s", seen.line)
         after = await client.save(seen.state)
         if after.percent != state.percent:
             await client.move(after)
         return after
+
+    async def _hold(self, client: RolloutClient, state: RolloutState, error: Exception) -> RolloutState:
+        """After a lost look: the deadline goes on, and the Lease is renewed where the API lets it be."""
+        from ml_lifecycle.kserve.exceptions import RolloutInterruptedError
+        from ml_lifecycle.kserve.look import lost
+        from ml_lifecycle.kserve.rollout import Phase
+        from ml_lifecycle.kubernetes.exceptions import LeaseLostError
+
+        try:
+            # What the lost look has written stays written.
+            state = await client.own(self.namespace, self.service)
+            if state.phase is not Phase.CANARY:
+                return state
+            seen = lost(state, f"{type(error).__name__}: {error}", client.now())
+            return await client.save(seen.state)
+        except (LeaseLostError, RolloutInterruptedError):
+            raise
+        except Exception as second:
+            self.log.warning("the Lease is not renewed: %s: %s", type(second).__name__, second, exc_info=_odd(second))
+            return state
+
+
+def _odd(error: Exception) -> bool:
+    """Whether nobody has foreseen it, so that only its traceback can tell what it is."""
+    return not isinstance(error, LifecycleError)
 
 
 class CloseTrigger(RolloutTrigger):

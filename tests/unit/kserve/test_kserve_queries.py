@@ -8,10 +8,10 @@ from ml_lifecycle.kserve.client import check_prometheus
 from ml_lifecycle.kserve.data_planes import PRESETS, filled, source
 from ml_lifecycle.kserve.exceptions import RolloutRefusedError
 from ml_lifecycle.kserve.own_queries import refusals
-from ml_lifecycle.kserve.queries import history, snapshot
+from ml_lifecycle.kserve.queries import growths, history
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.prometheus.answer import Sample, Series
-from ml_lifecycle.prometheus.exceptions import PrometheusQueryError
+from ml_lifecycle.prometheus.exceptions import PrometheusQueryError, PrometheusTooHeavyError
 from ml_lifecycle.settings import Rollout, parse_settings
 
 OWN = source(
@@ -27,7 +27,7 @@ OWN = source(
 
 async def look(prometheus, preset, at=7.0, window_seconds=5.0):
     sides = {"service": "digits", "namespace": "models", "canary": "new", "stable": "old"}
-    return await snapshot(prometheus, preset, **sides, at=at, window_seconds=window_seconds)
+    return await growths(prometheus, preset, **sides, at=at, window_seconds=window_seconds)
 
 
 class Answering:
@@ -49,9 +49,9 @@ class Answering:
             if isinstance(answer, Exception):
                 raise answer
             return [Sample({}, value, at) for value in answer]
-        if "resets(" in query:
-            return [Sample({p.side_label: "old"}, 1.0, at)]
-        if p.bucket in query:
+        if query.startswith("count("):
+            return [Sample({}, 2.0, at)]
+        if f"sum by ({p.side_label},le)" in query:
             top = 0.1 * p.unit
             return [Sample({p.side_label: "new", "le": le}, 3.0, at) for le in (f"{top:g}", "+Inf")]
         return [
@@ -67,7 +67,7 @@ async def test_answers_of_one_moment_become_counters_in_seconds(preset):
     assert prometheus.times == {found.at} == {5.0}
     assert sum(found.canary.codes.values()) == 3.0
     assert {float(le) for le in found.canary.buckets} == {0.1, float("inf")}
-    assert (sum(found.stable.codes.values()), found.stable.broken) == (2.0, 1.0)
+    assert sum(found.stable.codes.values()) == 2.0
 
 
 async def test_the_window_reaches_back_to_where_the_last_look_read():
@@ -94,8 +94,8 @@ ANSWERS = {
 async def test_own_queries_are_asked_for_each_side_at_the_same_moment():
     prometheus = Answering(OWN, ANSWERS)
     found = await look(prometheus, OWN)
-    assert prometheus.times == {5.0}
-    assert found.canary.codes == {"500": 1.0, "200": 9.0}
+    assert prometheus.times == {2.0, 5.0}  # the last look's moment is asked for again
+    assert found.canary.before == found.canary.own
     assert found.canary.own == {"errors": (1.0, 10.0), "sold": (4.0, 9.0), "score": (0.5,)}
     assert found.stable.own == {"errors": (2.0, 90.0), "sold": (40.0, 90.0), "score": (0.6,)}
     assert found.stable.peaks == {"errors": (2.0, 90.0), "sold": (40.0, 90.0)}
@@ -139,23 +139,20 @@ async def test_a_rollout_whose_queries_are_refused_does_not_begin():
 
 
 class Remembering:
-    """Sixty requests a minute with an error at minute 2; a scrape is missing at minute 4, a restart before minute 6.
+    """Sixty requests a minute with an error at minute 2; a scrape is missing at minute 4.
 
-    Minute 8 is the first of a pod that was lost before: its counter is not new.
+    Prometheus is young: what it says of minute 0 and 1 may be of pods that it meets with their past.
     """
-
-    minutes = (0, 1, 2, 3, 5, 6, 7, 8)
 
     async def range(self, query, start, end, step):
         p = PRESETS["knative_otel"]
-        times = tuple(start + step * minute for minute in self.minutes)
-        if "resets(" in query:
-            return [Series({p.side: "old"}, times[-1:], (1.0,))]
-        good = (*(60.0 * minute for minute in (0, 1, 2, 3, 5, 0, 1)), 9000.0)
+        times = tuple(end - step * (8 - minute) for minute in (0, 1, 2, 3, 5, 6))
+        if query.startswith("count("):
+            return [Series({}, times[2:], (2.0,) * 4)]
         return [
-            Series({p.side: "old", p.code: "200"}, times, good),
-            Series({p.side: "old", p.code: "500"}, times[2:5], (1.0, 1.0, 1.0)),
-            Series({p.side: "older", p.code: "500"}, times, good),
+            Series({p.side: "old", p.code: "200"}, times, (9000.0, 9000.0, 60.0, 60.0, 60.0, 0.0)),
+            Series({p.side: "old", p.code: "500"}, times[:3], (20.0, 20.0, 1.0)),
+            Series({p.side: "older", p.code: "500"}, times, (70.0,) * 6),
         ]
 
 
@@ -168,7 +165,7 @@ async def remembered(prometheus, preset):
 
 
 async def test_the_history_is_the_stable_sides_own_without_gaps_and_restarts():
-    assert await remembered(Remembering(), PRESETS["knative_otel"]) == [(60, 0), (61, 1), (60, 0), (60, 0)]
+    assert await remembered(Remembering(), PRESETS["knative_otel"]) == [(61, 1), (60, 0), (60, 0)]
 
 
 class RememberingOwn:
@@ -178,8 +175,52 @@ class RememberingOwn:
             "failed(old)": (0.0, 1.0, 1.0, 4.0, 0.0, 5.0, 6.0),
             "all(old)": (0.0, 50.0, 120.0, 180.0, 0.0, 200.0, 260.0),
         }
+        if query.startswith("count("):
+            return [Series({}, times, (2.0,) * 7)]
         return [Series({}, times, values[query])] if query in values else []
 
 
 async def test_the_history_of_own_error_queries_leaves_a_scrape_gap_out():
     assert await remembered(RememberingOwn(), OWN) == [(50, 1), (70, 0), (60, 3), (60, 1)]
+
+
+class Heavy(Answering):
+    """Answers one side at a time, and for too many not at all."""
+
+    async def instant(self, query, at):
+        if "new|old" in query:
+            self.asked.append(query)
+            raise PrometheusTooHeavyError("too many samples")
+        found = await super().instant(query, at)
+        return [sample for sample in found if sample.labels.get(self.preset.side, "") in query]
+
+
+async def test_a_query_that_is_too_heavy_is_asked_for_each_side():
+    found = await look(Heavy(PRESETS["istio"]), PRESETS["istio"])
+    assert (found.canary.codes, found.stable.codes) == ({"200": 3.0}, {"500": 2.0})
+
+
+async def test_own_counts_of_a_prometheus_that_has_just_begun_are_silent():
+    class Young(Answering):
+        async def instant(self, query, at):
+            return [] if query.startswith("count(") else await super().instant(query, at)
+
+    found = await look(Young(OWN, ANSWERS), OWN)
+    assert set(found.canary.silent) == {"errors", "sold"}
+    assert "has not known this service for two looks" in found.canary.silent["sold"]
+
+
+async def test_a_rollout_whose_data_planes_queries_are_refused_does_not_begin():
+    class Refusing(Answering):
+        async def instant(self, query, at):
+            if "min_over_time" in query:
+                raise PrometheusQueryError(f"Prometheus refuses {query!r}: no offset here")
+            return await super().instant(query, at)
+
+    parsed = parse_settings({"defaults": {"data_lake": "file:///lake"}}, "digits", {})
+    request = RolloutRequest.of(parsed, version="2")
+    with pytest.raises(
+        RolloutRefusedError, match=r"kn_serving_invocation_duration_seconds_count .*no offset here"
+    ) as no:
+        await check_prometheus(Refusing(PRESETS["knative_otel"], {"vector(1)": [1.0]}), request, 1.0)
+    assert len(str(no.value)) < 600

@@ -1,7 +1,6 @@
 """The state machine: what it does after a look, how it closes, and that nothing is lost on the way to JSON."""
 
 import dataclasses
-import itertools
 import json
 
 import pytest
@@ -9,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_lifecycle.canary.evidence import Side, Window
-from ml_lifecycle.canary.snapshot import Counters, Gap, Snapshot
+from ml_lifecycle.canary.snapshot import Gap, Growth, Growths
 from ml_lifecycle.kserve.closing import Act, ended, inherited, left_serving, next_closing
 from ml_lifecycle.kserve.found import Absent, NeverServed, Serving
 from ml_lifecycle.kserve.look import look, trouble
@@ -49,19 +48,18 @@ def state(phase=Phase.CANARY, **overrides):
     return begin_canary(found) if phase is Phase.CANARY else found
 
 
-def counters(requests, errors=0, slow="0.01"):
+def growth(requests, errors=0, slow="0.01"):
     bounds = ("0.005", "0.01", "0.025", "0.05", "0.1", "inf")
     buckets = {le: float(requests if float(le) >= float(slow) else 0) for le in bounds}
-    return Counters({"200": float(requests - errors), "500": float(errors)}, buckets)
+    return Growth({"200": float(requests - errors), "500": float(errors)}, buckets)
 
 
 def run(state, looks, per_look=200, errors=0.0, percent=None):
     """Looks every 5 s, the traffic following the state."""
-    snapshots = itertools.accumulate(itertools.repeat(per_look, looks + 1))
     lines = []
-    for number, total in enumerate(snapshots):
+    for number in range(looks + 1):
         share = state.percent
-        after = Snapshot(5.0 * number, counters(total // 5, int(errors * total // 5)), counters(total))
+        after = Growths(5.0 * number, growth(per_look // 5, int(errors * per_look // 5)), growth(per_look))
         service = seen(**CANARY, percent=share, traffic={BAD: share, GOOD: 100 - share})
         found = look(state, service, after, 5.0 * number)
         state = found.state
@@ -122,13 +120,15 @@ SCORE = {"kind": "gauge", "name": "score", "value": "score($side)", "tolerance":
 
 def look_at_score(state, number, canary):
     """One more look at clean traffic, with a gauge of one's own; None: its query gives nothing on the canary."""
-    new, old = counters(200 * number), counters(1800 * number)
+    new, old = growth(200), growth(1800)
     new = dataclasses.replace(
         new,
         own={} if canary is None else {"score": (canary + number / 1e6,)},
+        before={"score": (0.7,)},
         silent={} if canary is not None else {"score": "score(new) gives nothing"},
     )
-    after = Snapshot(5.0 * number, new, dataclasses.replace(old, own={"score": (0.8,)}))
+    old = dataclasses.replace(old, own={"score": (0.8,)}, before={"score": (0.8,)})
+    after = Growths(5.0 * number, new, old)
     service = seen(**CANARY, percent=state.percent, traffic={BAD: state.percent, GOOD: 100 - state.percent})
     return look(state, service, after, 5.0 * number)
 

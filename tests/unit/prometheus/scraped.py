@@ -19,6 +19,7 @@ class World:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
             probe.close()
+            folder.mkdir(exist_ok=True)
             configuration = folder / "prometheus.yml"
             configuration.write_text(
                 "global: {scrape_interval: 250ms, scrape_timeout: 240ms}\n"

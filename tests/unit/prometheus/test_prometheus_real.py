@@ -9,10 +9,11 @@ from functools import partial
 import pytest
 
 from ml_lifecycle.canary.evidence import Counts, Readings
-from ml_lifecycle.canary.snapshot import Gap, between
-from ml_lifecycle.kserve.data_planes import PRESETS, filled, source
+from ml_lifecycle.canary.snapshot import Gap, window
+from ml_lifecycle.kserve.data_planes import PRESETS, filled, queries, source
+from ml_lifecycle.kserve.missing_metrics import why_nothing
 from ml_lifecycle.kserve.own_queries import refusals
-from ml_lifecycle.kserve.queries import history, snapshot
+from ml_lifecycle.kserve.queries import growths, history
 from ml_lifecycle.prometheus.client import PrometheusClient
 from ml_lifecycle.prometheus.exceptions import PrometheusError, PrometheusQueryError
 from ml_lifecycle.settings import Rollout
@@ -34,13 +35,31 @@ pytestmark = [
 LAG = 0.5  # a scrape of these targets takes less
 OTEL = replace(PRESETS["knative_otel"], lag_seconds=LAG)
 SIDES = {"service": "digits", "namespace": "models"}
+SAFE = str.maketrans("p013", "kbcd")  # as Kubernetes writes random names
 
 
 async def look(client, preset, since=None, at=None, canary=CANARY, stable=STABLE):
-    """A snapshot now; `since` is the one before."""
+    """What both sides grew by until now; `since` (Unix seconds) the look before ended."""
     at = time.time() if at is None else at
-    window = at - since.at if since else 30
-    return await snapshot(client, preset, **SIDES, canary=canary, stable=stable, at=at, window_seconds=window)
+    seconds = at - since if since else 30
+    return await growths(client, preset, **SIDES, canary=canary, stable=stable, at=at, window_seconds=seconds)
+
+
+async def counted(client, preset, requests, **sides):
+    """Now, once Prometheus has counted so many of the canary's requests in all."""
+
+    async def total():
+        moment = time.time() - LAG
+        found = await client.instant(f"sum({chosen(preset, **sides)})", moment)
+        return moment, sum(sample.value for sample in found)
+
+    moment, _ = await until(total, lambda found: found[1] == requests)
+    return moment
+
+
+def chosen(preset, canary=CANARY, stable=None):
+    """The series of one side."""
+    return queries(preset, namespace="models", sides=[stable or canary], window_seconds=1).chosen
 
 
 async def until(read, wanted):
@@ -76,23 +95,23 @@ async def test_every_preset_counts_both_sides_and_first_errors(tmp_path):
     ]
     world = World(lambda: "".join(show(requests) for show in EXPOSITIONS.values()))
 
-    async def counts(client, preset, canary, stable, total, since=None):
-        """The snapshot once the canary has so many requests."""
-        read = partial(look, client, preset, since, canary=canary, stable=stable)
-        return await until(read, lambda found: sum(found.canary.codes.values()) == total)
-
     with world.prometheus(tmp_path) as url:
         async with PrometheusClient(url) as client:
-            old = [await counts(client, preset, *sides, 1) for _, preset, *sides in modes]
+            for _, preset, canary, _ in modes:
+                await counted(client, preset, 1, canary=canary)
+            await asyncio.sleep(8)  # longer than the looks that follow
+            begin = time.time() - LAG
+            await asyncio.sleep(1)
             for canary, stable in ((CANARY, STABLE), (STANDARD_CANARY, STANDARD_STABLE)):
                 requests |= {canary: {"200": 21, "503": 3}, stable: after}
-            for (name, preset, *sides), earlier in zip(modes, old, strict=True):
-                window = between(earlier, await counts(client, preset, *sides, 24, earlier))
-                assert not isinstance(window, Gap), f"{name}: {window.reason}"
-                assert (window.canary.requests, window.canary.errors) == (23, 3), name
-                assert (window.stable.requests, window.stable.errors) == (80, 0), name
-                assert window.canary.latency.quantile(0.95) == pytest.approx(0.01, abs=0.001), name
-                assert (window.canary.latency.total, window.stable.latency.total) == (23, 80), name
+            for name, preset, canary, stable in modes:
+                await counted(client, preset, 24, canary=canary)
+                seen = window(await look(client, preset, begin, canary=canary, stable=stable))
+                assert not isinstance(seen, Gap), f"{name}: {seen.reason}"
+                assert (seen.canary.requests, seen.canary.errors) == (23, 3), name
+                assert (seen.stable.requests, seen.stable.errors) == (80, 0), name
+                assert seen.canary.latency.quantile(0.95) == pytest.approx(0.01, abs=0.001), name
+                assert (seen.canary.latency.total, seen.stable.latency.total) == (23, 80), name
 
 
 OWN = source(
@@ -128,24 +147,26 @@ async def test_metrics_of_ones_own_are_read_or_say_why_not(tmp_path):
 
     with World(text).prometheus(tmp_path) as url:
         async with PrometheusClient(url) as client:
-            before = await until(lambda: look(client, OWN), lambda found: "score" in found.stable.own)
+            await until(lambda: look(client, OWN), lambda found: "score" in found.stable.own)
+            await asyncio.sleep(4)
+            begin = time.time() - LAG
+            await asyncio.sleep(1)
             own |= {
                 "sold": {CANARY: 2, STABLE: 8},
                 "seen": {CANARY: 30, STABLE: 190},
                 "score": {CANARY: 0.6, STABLE: 0.8},
             }
-            after = await until(
-                lambda: look(client, OWN, before), lambda found: found.canary.own.get("sold") == (2.0, 30.0)
+            seen = window(
+                await until(lambda: look(client, OWN, begin), lambda found: found.canary.own.get("sold") == (2.0, 30.0))
             )
-            window = between(before, after)
-            assert window.own["sold"] == Counts(20, 2, 100, 8)
-            assert window.own["score"] == Readings(1, 0.6, 0.8)
-            assert 0.6 <= window.own["smooth"].canary <= 0.7
-            assert set(window.silent) == {"typo", "many", "broken", "undefined"}
-            assert "gives nothing" in window.silent["typo"]
-            assert "series, not one" in window.silent["many"]
-            assert "parse error" in window.silent["broken"]
-            assert "no finite number on the canary side" in window.silent["undefined"]
+            assert seen.own["sold"] == Counts(20, 2, 100, 8)
+            assert seen.own["score"] == Readings(1, 0.6, 0.8)
+            assert 0.6 <= seen.own["smooth"].canary <= 0.7
+            assert set(seen.silent) == {"typo", "many", "broken", "undefined"}
+            assert "gives nothing" in seen.silent["typo"]
+            assert "series, not one" in seen.silent["many"]
+            assert "parse error" in seen.silent["broken"]
+            assert "no finite number on the canary side" in seen.silent["undefined"]
 
             fill = partial(filled, **SIDES, side=STABLE, window_seconds=1)
             refused = await refusals(client, OWN, fill, at=time.time())
@@ -154,25 +175,45 @@ async def test_metrics_of_ones_own_are_read_or_say_why_not(tmp_path):
                 await client.instant("sum by (", time.time())
 
 
+class Looking:
+    """A look after the other at one Prometheus."""
+
+    def __init__(self, client, preset):
+        self.client, self.preset, self.moment = client, preset, None
+
+    async def begin(self):
+        self.moment = time.time() - LAG
+
+    async def next(self):
+        """What was counted since the look before."""
+        found = await look(self.client, self.preset, self.moment)
+        self.moment = found.at
+        return window(found)
+
+    async def total(self, until_seconds=1.5):
+        """The stable side's requests and errors of the looks in that time, none of which may count more than it saw."""
+        await asyncio.sleep(until_seconds)
+        found = await self.next()
+        return (0, 0) if isinstance(found, Gap) else (found.stable.requests, found.stable.errors)
+
+
 async def test_a_scrape_gap_is_no_traffic_on_either_end(tmp_path):
     """The series go and come back with all they have counted: neither must look like requests of one look."""
     requests = {STABLE: {"200": 5000}, CANARY: {"200": 500}}
     world = World(lambda: knative_otel(requests))
     with world.prometheus(tmp_path) as url:
         async with PrometheusClient(url) as client:
-            before = await until(lambda: look(client, OTEL), lambda found: bool(found.stable.codes))
+            looking = Looking(client, OTEL)
+            await until(lambda: look(client, OTEL), lambda found: not found.is_empty)
+            await asyncio.sleep(3)
+            await looking.begin()
             world.text = str  # an empty answer: 503
-            lost = await until(lambda: look(client, OTEL, before), lambda found: not found.stable.codes)
-            assert isinstance(between(before, lost), Gap)
+            assert await looking.total() == (0, 0)
             requests[STABLE]["200"] += 7
             world.text = lambda: knative_otel(requests)
-            back = await until(lambda: look(client, OTEL, lost), lambda found: bool(found.stable.codes))
-            gap = between(lost, back)
-            assert isinstance(gap, Gap)
-            assert "not scraped throughout" in gap.reason
+            assert await looking.total() == (0, 0)
             requests[STABLE]["200"] += 11
-            after = await until(lambda: look(client, OTEL, back), lambda found: found.stable.codes["200"] == 5018)
-            assert between(back, after).stable.requests == 11
+            assert await looking.total() == (11, 0)
 
 
 async def test_a_scrape_gap_is_no_traffic_in_own_counts(tmp_path):
@@ -195,63 +236,145 @@ async def test_a_scrape_gap_is_no_traffic_in_own_counts(tmp_path):
     world = World(lambda: text(shown=True))
     with world.prometheus(tmp_path) as url:
         async with PrometheusClient(url) as client:
+            looking = Looking(client, preset)
 
-            async def sees(total, since):
-                def wanted(found):
-                    return found.stable.own.get("sold", ())[1:] == (total,)
+            async def own():
+                seen["sold"] += 100
+                await asyncio.sleep(1.5)
+                return await looking.next()
 
-                return await until(lambda: look(client, preset, since), wanted)
-
-            before = await sees(5000, None)
+            await until(lambda: look(client, preset), lambda found: "sold" in found.stable.own)
             await asyncio.sleep(15)  # the step in which Prometheus looks back for what a count had reached
+            await looking.begin()
             world.text = lambda: text(shown=False)
-            seen["sold"] += 1
-            lost = await sees(0, before)
-            assert "went down" in between(before, lost).silent["sold"]
+            assert "went down" in (await own()).silent["sold"]
             world.text = lambda: text(shown=True)
-            seen["sold"] += 1
-            back = await sees(5002, lost)
-            assert "had lost some of its series" in between(lost, back).silent["sold"]
-            seen["sold"] += 100
-            after = await sees(5102, back)
-            assert between(back, after).own["sold"] == Counts(100, 50, 100, 50)
+            assert "had lost some of its series" in (await own()).silent["sold"]
+            assert (await own()).own["sold"] == Counts(100, 50, 100, 50)
 
 
-async def test_a_reset_or_a_lost_pod_is_seen_though_the_sum_grows(tmp_path):
+def serving(counts, code="200"):
+    """Pods of the stable side by name, each a process of its own."""
+    return "".join(
+        f'ml_serving_requests_total{{namespace="models",pod="{pod(STABLE)[:-5]}{name}",'
+        f'endpoint="/v2/models/{{name}}/infer",code="{code}"}} {count}\n'
+        for name, count in counts.items()
+    )
+
+
+SERVING = replace(PRESETS["ml_serving"], lag_seconds=LAG)
+
+
+async def test_what_one_pod_loses_concerns_that_pod_alone(tmp_path):
+    """A reset, a pod that ends, one that starts, one that is scraped late: the others' requests count, no past does."""
     counts = {"x2kvq": 100, "b7dwz": 1000}
-    preset = replace(PRESETS["ml_serving"], lag_seconds=LAG)
+    with World(lambda: serving(counts)).prometheus(tmp_path) as url:
+        async with PrometheusClient(url) as client:
+            looking = Looking(client, SERVING)
+            await until(lambda: look(client, SERVING), lambda found: not found.is_empty)
+            await asyncio.sleep(3)
+            await looking.begin()
+            counts |= {"x2kvq": 40, "b7dwz": 1500}  # the first has started again
+            assert await looking.total() == (500, 0)
+            counts["x2kvq"] = 60
+            assert await looking.total() == (20, 0)
+            del counts["x2kvq"]
+            counts["b7dwz"] = 2000
+            assert await looking.total() == (500, 0)
+            counts["b7dwz"], counts["zzzzz"] = 2010, 5  # a new pod counts in full
+            assert await looking.total() == (15, 0)
+            counts["b7dwz"], counts["ttttt"] = 2030, 90_000  # an old one, scraped for the first time, does not
+            assert await looking.total() == (20, 0)
+            counts["b7dwz"], counts["ttttt"] = 2040, 90_007
+            assert await looking.total() == (17, 0)
+
+
+async def test_a_canary_that_fails_is_seen_while_stable_pods_come_and_go(tmp_path):
+    pods = {f"p{number:04d}".translate(SAFE): 500 for number in range(5)}
+    failed = {"n": 0}
 
     def text():
-        return "".join(
-            f'ml_serving_requests_total{{namespace="models",pod="{pod(STABLE)[:-5]}{name}",'
-            f'endpoint="/v2/models/{{name}}/infer",code="200"}} {count}\n'
-            for name, count in counts.items()
-        )
+        bad = f'ml_serving_requests_total{{namespace="models",pod="{pod(CANARY)}",endpoint="/infer",code="500"}} '
+        return serving(pods) + (bad + f"{failed['n']}\n" if failed["n"] else "")
 
     with World(text).prometheus(tmp_path) as url:
         async with PrometheusClient(url) as client:
+            looking = Looking(client, SERVING)
+            await until(lambda: look(client, SERVING), lambda found: not found.is_empty)
+            await asyncio.sleep(3)
+            await looking.begin()
+            found = []
+            for number in range(3):
+                del pods[next(iter(pods))]
+                pods[f"q{number:04d}".translate(SAFE)] = 1
+                pods |= {name: count + 50 for name, count in pods.items() if count > 1}
+                failed["n"] += 60
+                await asyncio.sleep(1.5)
+                found.append(await looking.next())
+            assert [each.canary.errors for each in found] == [60, 60, 60]
+            assert all(each.stable.requests >= 100 for each in found)
 
-            async def sees(total, since):
-                def wanted(found):
-                    return found.stable.codes.get("200") == total
 
-                return await until(lambda: look(client, preset, since), wanted)
+async def test_a_prometheus_without_its_storage_brings_no_past(tmp_path):
+    """It begins on an empty folder; a look falls before its first scrape, and so does the begin of the next one."""
+    began = time.time()
 
-            before = await sees(1100, None)
-            counts |= {"x2kvq": 40, "b7dwz": 1500}  # the first has started again
-            reset = await sees(1540, before)
-            assert isinstance(between(before, reset), Gap)
-            await asyncio.sleep(4)  # the next looks are closer together, so the reset is over for them
-            grown = await sees(1540, reset)
-            counts["b7dwz"] = 1700
-            calm = await sees(1740, grown)
-            assert between(grown, calm).stable.requests == 200
-            del counts["x2kvq"]
-            counts["b7dwz"] = 2000
-            scaled = await sees(2000, calm)
-            assert isinstance(between(calm, scaled), Gap)
-            counts["b7dwz"], counts["zzzzz"] = 2010, 5  # a new pod counts in full
-            assert between(scaled, await sees(2015, scaled)).stable.requests == 15
+    def text():
+        served = int(40 * (time.time() - began))
+        return knative_otel({STABLE: {"200": 1_000_000 + served, "500": 20_000}, CANARY: {"200": 900 + served // 4}})
+
+    world = World(text)
+    with world.prometheus(tmp_path) as url:
+        async with PrometheusClient(url) as client:
+            await until(lambda: look(client, OTEL), lambda found: not found.is_empty)
+            begin = time.time() - LAG
+    with world.prometheus(tmp_path / "again") as url:
+        async with PrometheusClient(url) as client:
+            looking = Looking(client, OTEL)
+            looking.moment = begin
+            for _ in range(12):
+                try:
+                    requests, errors = await looking.total(0.5)
+                except PrometheusError:
+                    continue
+                assert errors == 0
+                assert requests <= 40 * (time.time() - began)
+            assert requests
+
+
+async def test_the_history_of_a_young_prometheus_brings_no_past(tmp_path):
+    """Ten old pods of which one after the other is scraped for the first time."""
+    began = time.time()
+
+    def text():
+        since = time.time() - began
+        shown = min(10, 1 + int(2 * since))
+        old = {f"b{number:04d}".translate(SAFE): 100_000 + int(40 * since) for number in range(shown)}
+        return serving(old) + serving(dict.fromkeys(old, 2000), "500")
+
+    with World(text).prometheus(tmp_path) as url:
+        async with PrometheusClient(url) as client:
+            await until(lambda: look(client, SERVING), lambda found: not found.is_empty)
+            await asyncio.sleep(8)
+            found = await history(client, SERVING, **SIDES, stable=STABLE, end=time.time(), step=1, looks=10)
+            assert found
+            assert not any(each.stable.errors for each in found)
+            assert all(each.stable.requests < 600 for each in found)
+
+
+async def test_what_prometheus_has_instead_is_said(tmp_path):
+    """A scraped Knative has no labels of revision and namespace; a clock that is ahead asks for what is not yet."""
+    plain = 'kn_serving_invocation_duration_seconds_count{http_response_status_code="200",pod="digits-x"} 6\n'
+    with World(lambda: plain).prometheus(tmp_path) as url:
+        async with PrometheusClient(url) as client:
+            sides = (CANARY, STABLE)
+            await until(lambda: client.instant(OTEL.count, time.time()), bool)
+            said = await why_nothing(client, OTEL, "models", sides, time.time())
+            assert 'under other labels, such as {http_response_status_code="200"' in said
+            assert f'kn_revision_name=~"{CANARY}|{STABLE}"' in said
+            ahead = await why_nothing(client, OTEL, "models", sides, time.time() + 900)
+            assert "15 minutes old: it is scraped no more, or this machine's clock is ahead" in ahead
+            assert "no istio_requests_total at all" in await why_nothing(client, PRESETS["istio"], "models", sides, 1e9)
 
 
 async def test_a_look_never_splits_a_scrape(tmp_path):
@@ -265,7 +388,7 @@ async def test_a_look_never_splits_a_scrape(tmp_path):
     eager = replace(OTEL, lag_seconds=0.0)
     with World(text).prometheus(tmp_path, seconds=0.15) as url:
         async with PrometheusClient(url) as client:
-            await until(lambda: look(client, OTEL), lambda found: bool(found.stable.codes))
+            await until(lambda: look(client, OTEL), lambda found: not found.is_empty)
             changed = 0
             for _ in range(20):
                 at = time.time()
@@ -287,7 +410,7 @@ async def test_the_history_is_read_as_the_looks_are(tmp_path):
 
     with World(text).prometheus(tmp_path) as url:
         async with PrometheusClient(url) as client:
-            await until(lambda: look(client, OTEL), lambda found: bool(found.stable.codes))
+            await until(lambda: look(client, OTEL), lambda found: not found.is_empty)
             await asyncio.sleep(4)
             windows = await history(client, OTEL, **SIDES, stable=STABLE, end=time.time(), step=1, looks=3)
             assert len(windows) == 3

@@ -2,42 +2,55 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from functools import partial
 
 from ml_lifecycle.canary.evidence import Window
-from ml_lifecycle.canary.snapshot import Gap, Snapshot
+from ml_lifecycle.canary.snapshot import Gap, Growths
 from ml_lifecycle.kserve import queries
 from ml_lifecycle.kserve.data_planes import filled, source
 from ml_lifecycle.kserve.exceptions import RolloutRefusedError
+from ml_lifecycle.kserve.missing_metrics import why_nothing
 from ml_lifecycle.kserve.own_queries import refusals
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.rollout import RolloutState
 from ml_lifecycle.prometheus.client import PrometheusClient
-from ml_lifecycle.prometheus.exceptions import PrometheusError, PrometheusUnavailableError
+from ml_lifecycle.prometheus.exceptions import PrometheusError
 
 _FIRST_WINDOW_SECONDS = 60.0
+_LONGEST_SECONDS = 3600.0
 
 
-async def counters(state: RolloutState, prometheus: PrometheusClient, now: float) -> Snapshot | Gap:
-    """Both sides' counters at `now` (Unix seconds); a Gap with the reason where Prometheus does not answer."""
-    window = now - state.snapshot.at if state.snapshot else _FIRST_WINDOW_SECONDS
+async def growths(state: RolloutState, prometheus: PrometheusClient, now: float) -> Growths | Gap:
+    """What both sides' counters grew by since the last look, at `now` (Unix seconds).
+
+    A Gap with the reason where Prometheus does not answer, or refuses now what it answered at `open`.
+    """
+    preset = source(state.request.rollout, standard=state.standard)
+    sides = state.revision, state.stable_revision
+    # After longer than that the look begins anew: a query over half a day may never be answered.
+    since = now - min(now - state.snapshot.at, _LONGEST_SECONDS) if state.snapshot else now - _FIRST_WINDOW_SECONDS
     try:
-        return await queries.snapshot(
+        found = await queries.growths(
             prometheus,
-            source(state.request.rollout, standard=state.standard),
+            preset,
             service=state.service,
             namespace=state.request.namespace,
-            canary=state.revision,
-            stable=state.stable_revision,
+            canary=sides[0],
+            stable=sides[1],
             at=now,
-            window_seconds=window,
+            window_seconds=now - since,
         )
-    except PrometheusUnavailableError as error:
-        return Gap(str(error))
+        if state.snapshot and found.is_empty:
+            return replace(found, why=await why_nothing(prometheus, preset, state.request.namespace, sides, found.at))
+    except PrometheusError as error:
+        return Gap(_brief(error))
+    return found
 
 
 async def history(state: RolloutState, prometheus: PrometheusClient, now: float) -> tuple[Window, ...]:
-    """The stable side's looks before `now`; PrometheusUnavailableError where they cannot be read."""
+    """The stable side's looks before `now`; PrometheusError where they cannot be read."""
     return await queries.history(
         prometheus,
         source(state.request.rollout, standard=state.standard),
@@ -50,14 +63,30 @@ async def history(state: RolloutState, prometheus: PrometheusClient, now: float)
 
 
 async def check_prometheus(prometheus: PrometheusClient, request: RolloutRequest, at: float) -> None:
-    """RolloutRefusedError where Prometheus does not answer, or refuses a query: a canary could not be judged."""
+    """RolloutRefusedError where Prometheus does not answer, or refuses a query: a canary could not be judged.
+
+    The queries are those of a look, with the names that a first revision has in either mode.
+    """
+    side = f"{request.model}-predictor"
+    fill = partial(filled, side=side, service=request.model, namespace=request.namespace, window_seconds=60)
+    preset = source(request.rollout)
     try:
         await prometheus.instant("vector(1)", at)
-        side = f"{request.model}-predictor"
-        fill = partial(filled, side=side, service=request.model, namespace=request.namespace, window_seconds=60)
-        refused = await refusals(prometheus, source(request.rollout), fill, at=at)
+        refused = await refusals(prometheus, preset, fill, at=at)
     except PrometheusError as error:
         raise RolloutRefusedError(f"the canary could not be judged: {error}") from error
     if refused:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         raise RolloutRefusedError(f"the canary could not be judged, mend the queries in rollout: {reasons}")
+    try:
+        sides = {"service": request.model, "namespace": request.namespace, "canary": f"{side}-00002", "stable": side}
+        await queries.growths(prometheus, replace(preset, errors=None, own=()), **sides, at=at, window_seconds=60)
+    except PrometheusError as error:
+        raise RolloutRefusedError(
+            f"the canary could not be judged: the queries for {preset.count} are not answered: {_brief(error)}"
+        ) from error
+
+
+def _brief(error: PrometheusError) -> str:
+    """With the beginning of the query: one that is quoted in full is longer than all else on the Lease."""
+    return re.sub(r"'([^']{200})[^']+'", r"'\1…'", str(error))

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from ml_lifecycle.canary.evidence import Window
-from ml_lifecycle.canary.snapshot import Gap, Snapshot
+from ml_lifecycle.canary.snapshot import Gap, Growths
 from ml_lifecycle.kserve.client import evidence
 from ml_lifecycle.kserve.client.lease import Clock, RolloutLease, utc_now
 from ml_lifecycle.kserve.client.replicas import ReplicasClient
@@ -408,22 +408,22 @@ class RolloutClient(RolloutLease):
             )
         return url or service.url
 
-    async def crashed(self, state: RolloutState, counters: Snapshot | Gap) -> str:
+    async def crashed(self, state: RolloutState, seen: Growths | Gap) -> str:
         """Why the new revision does not serve; empty where it does.
 
         A pod that crashes counts no errors, so the pods are looked at where nothing new was counted.
         """
-        if not isinstance(counters, Gap) and (state.snapshot is None or counters.canary != state.snapshot.canary):
+        if not isinstance(seen, Gap) and sum(seen.canary.codes.values()):
             return ""
         reason = crashed(await self._services.pods(state, state.revision, standard=state.standard))
         return f"revision {state.revision}: {reason}" if reason else ""
 
-    async def counters(self, state: RolloutState, prometheus: PrometheusClient) -> Snapshot | Gap:
-        """Both sides' counters now; a Gap with the reason where Prometheus does not answer."""
-        return await evidence.counters(state, prometheus, self.now())
+    async def growths(self, state: RolloutState, prometheus: PrometheusClient) -> Growths | Gap:
+        """What both sides' counters grew by since the last look; a Gap where Prometheus does not say."""
+        return await evidence.growths(state, prometheus, self.now())
 
     async def history(self, state: RolloutState, prometheus: PrometheusClient) -> tuple[Window, ...]:
-        """The stable side's looks before now; PrometheusUnavailableError where they cannot be read."""
+        """The stable side's looks before now; PrometheusError where they cannot be read."""
         return await evidence.history(state, prometheus, self.now())
 
     async def close(self, state: RolloutState, *, poll_seconds: float = 2, release: bool = True) -> dict[str, Any]:
