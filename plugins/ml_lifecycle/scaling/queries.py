@@ -79,7 +79,7 @@ def load_queries(
             written[scaler.namespace, spec.metric.query, spec.step_seconds].append(scaler.key)
         elif _is_alone(spec, names):
             query, label = load_query(scaler, spec, services), _source(spec).counter.namespace
-            members = {(scaler.namespace,): (scaler.key,)}
+            members: dict[Labels, tuple[ScalerKey, ...]] = {(scaler.namespace,): (scaler.key,)}
             alone.append(LoadQuery(query, spec.step_seconds, points[scaler.key], (label,), members))
         else:
             preset[_source(spec), spec.step_seconds, points[scaler.key]].append((scaler, spec))

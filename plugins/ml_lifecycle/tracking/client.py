@@ -80,8 +80,8 @@ class TrackingClient:
         """The MLflow run of one Airflow run and plan: started, or found by its tags and set to running again.
 
         plan: a digest of what a training cannot change on its way, as params of a run cannot be changed. An Airflow
-        run that was cleared with another plan gets another MLflow run; the earlier one is marked as failed unless it had
-        finished.
+        run that was cleared with another plan gets another MLflow run; the earlier one is marked as failed unless it
+        had finished.
         """
         own = {"airflow.dag": dag_id, "airflow.run": dag_run_id}
         with _asking("start a run"):

@@ -413,7 +413,7 @@ class RolloutClient(RolloutLease):
 
         A pod that crashes counts no errors, so the pods are looked at where nothing new was counted.
         """
-        if not isinstance(seen, Gap) and sum(seen.canary.codes.values()):
+        if not isinstance(seen, Gap) and any(seen.canary.codes.values()):
             return ""
         reason = crashed(await self._services.pods(state, state.revision, standard=state.standard))
         return f"revision {state.revision}: {reason}" if reason else ""
