@@ -113,6 +113,7 @@ async def test_an_order_without_a_rollout_is_refused_and_never_reaches_the_next(
     await open_and_wait(cluster, cluster.request("2"), "second")
     await order(cluster, "freeze")
     await event(CloseTrigger, "second")
+    await open_and_wait(cluster, cluster.request("3"), "third")
     assert "ml-lifecycle.io/steering" not in cluster.lease["metadata"]["annotations"]
 
 
