@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ml_lifecycle.dataproc.job import environment_properties
 from tests.unit.dataproc.simulated_run import SimulatedRun, assert_clean, served
 
 SPARK_JOB = """
@@ -21,6 +22,9 @@ spark.stop()
 
 @pytest.mark.slow
 def test_a_pyspark_job_runs_under_a_real_spark_submit(tmp_path):
+    # As below a home or a folder of any name; a host has no locale but the one that the job brings.
+    tmp_path = tmp_path / "My Projects" / "иван"
+    tmp_path.mkdir(parents=True)
     (tmp_path / "shipped.py").write_text("def double(number):\n    return 2 * number\n")
     with served(tmp_path, runner="spark-submit") as cloud:
         run = SimulatedRun(cloud, tmp_path, "spark")
@@ -30,8 +34,8 @@ def test_a_pyspark_job_runs_under_a_real_spark_submit(tmp_path):
             SPARK_JOB,
             timeout_minutes=5,
             grace_seconds=60,
-            python_file_uris=[(tmp_path / "shipped.py").as_uri()],
-            properties={"spark.sql.shuffle.partitions": "3", "spark.submit.deployMode": "cluster"},
+            python_file_uris=[f"file://{tmp_path}/shipped.py"],
+            properties=environment_properties(None) | {"spark.sql.shuffle.partitions": "3"},
         )
         run.teardown()
         assert result == {"total": 9900, "setting": "3"}

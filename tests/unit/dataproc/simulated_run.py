@@ -92,9 +92,9 @@ class SimulatedRun:
         arguments: dict[str, Any] = {
             "cluster_id": self.cluster_id,
             "job_name": "ingest",
-            "main_python_file_uri": self.job_file.as_uri(),
+            "main_python_file_uri": f"file://{self.job_file}",
             "args": [str(self.result)],
-            "result_uri": self.result.as_uri(),
+            "result_uri": f"file://{self.result}",
             "timeout_minutes": 1,
             "grace_seconds": 0.3,
             **FAST,

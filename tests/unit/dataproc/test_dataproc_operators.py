@@ -191,7 +191,7 @@ def test_other_work_of_the_same_task_ends_before_ours_is_submitted(running, tmp_
     running.job_file.write_text(ENDLESS_JOB)
     with pytest.raises(TaskDeferred):
         running.job_operator(deferrable=True).execute(running.context)
-    changed = {"main_python_file_uri": ours.as_uri(), "args": [str(running.result), "changed"]}
+    changed = {"main_python_file_uri": f"file://{ours}", "args": [str(running.result), "changed"]}
     assert running.job(ENDLESS_JOB, **changed) == {"images": 7}
     first, second = running.jobs()
     assert (first["name"], first["status"]) == ("ingest", "CANCELLED")
