@@ -344,7 +344,7 @@ def test_a_storage_that_does_not_answer_says_nothing_about_the_job(running, monk
         return exists(self, uri)
 
     monkeypatch.setattr(DataLake, "exists", throttled)
-    assert running.job("import time\ntime.sleep(0.3)\n" + GOOD_JOB) == {"images": 7}
+    assert running.job("import time\ntime.sleep(3)\n" + GOOD_JOB) == {"images": 7}
     assert not away
 
 
