@@ -57,7 +57,7 @@ with DAG(
         with refusing():
             settings = read_settings(required(params, "model"), overrides(params, SETTINGS))
             version = earlier_version(settings.connections.tracking, settings.model, params["version"])
-        request = RolloutRequest.of(settings, version=version.version, run_id=version.run_id)
+            request = RolloutRequest.of(settings, version=version.version, run_id=version.run_id)
         return request.to_json()
 
     @task(outlets=[LIVE_MODEL], execution_timeout=timedelta(minutes=5))

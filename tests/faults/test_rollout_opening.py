@@ -187,3 +187,14 @@ async def test_a_name_that_belongs_to_another_service_is_refused(tmp_path, monke
             ):
                 await client.open(requests[1], "{}")
         assert cluster.store.get(DEPLOYMENT, "digits-v2-predictor", NAMESPACE)["spec"] == before
+
+
+@pytest.mark.parametrize("mode", ["Knative", "Standard"])
+async def test_a_revision_that_does_not_get_ready_says_which_pod_and_container(tmp_path, monkeypatch, mode):
+    with world(tmp_path, monkeypatch, mode=mode) as cluster:
+        cluster.version("1"), cluster.version("2", answer="never")
+        await go_live(cluster, "1", "first")
+        ready = await open_and_wait(cluster, cluster.request("2", **{"rollout.ready_timeout_minutes": 0.15}), "second")
+        assert ready["status"] == "failed"
+        assert "container kserve-container runs and is not ready" in ready["reason"]
+        assert (await event(CloseTrigger, "second"))["report"]["outcome"] == "rolled_back"

@@ -10,6 +10,7 @@ from ml_lifecycle.canary.own_metrics import CountsLimits, GaugeLimits, OwnLimits
 from ml_lifecycle.canary.plan import Gate, Plan
 from ml_lifecycle.canary.verdict import Limits
 from ml_lifecycle.data_lake.layout import Layout
+from ml_lifecycle.kserve.names import check_names
 from ml_lifecycle.settings import Connections, ModelName, OwnCounts, OwnGauge, Rollout, Serving, Settings, Step
 
 # Blue-green: nobody's traffic until the checks have passed, then everybody's.
@@ -39,8 +40,10 @@ class RolloutRequest(BaseModel):
         """The request that a model's settings make: the files lie where the data lake has them, and nowhere else.
 
         Whom to tell is no business of the Lease's readers: who tells them reads the settings. `digest` is known once
-        the rollout opens and has read the files (`data_lake.published`).
+        the rollout opens and has read the files (`data_lake.published`). RolloutRefusedError: a name would be too long.
         """
+        standard = settings.serving.deployment_mode == "Standard"
+        check_names(settings.model, settings.serving.namespace, version, standard=standard)
         return cls(
             model=settings.model,
             version=version,

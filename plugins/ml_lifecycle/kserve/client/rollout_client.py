@@ -33,6 +33,7 @@ from ml_lifecycle.kserve.exceptions import RolloutInterruptedError, RolloutRefus
 from ml_lifecycle.kserve.found import Absent, Found, NeverServed, Serving, Unknown
 from ml_lifecycle.kserve.look import edited, trouble
 from ml_lifecycle.kserve.manifest import Manifest, picked, setters
+from ml_lifecycle.kserve.names import check_names
 from ml_lifecycle.kserve.proof import unproven
 from ml_lifecycle.kserve.replicas import Running, share
 from ml_lifecycle.kserve.report import report
@@ -225,7 +226,9 @@ class RolloutClient(RolloutLease):
 
     async def _check_names(self, state: RolloutState) -> None:
         try:
-            await self._services.check_names(state.request, revision_name(state.service, state.candidate.name))
+            request = state.request
+            check_names(request.model, request.namespace, request.version, standard=state.standard)
+            await self._services.check_names(request, revision_name(state.service, state.candidate.name))
         except RolloutRefusedError:
             await self.release(state.request.namespace, state.service)
             raise
@@ -348,8 +351,15 @@ class RolloutClient(RolloutLease):
         short = await self._lacking(state, service.latest_created) if new and not found.failed else ""
         if found.ready and short:
             found = Readiness(reason=short)
+        if new and not (found.ready or found.failed or found.unrouted):
+            found = replace(found, reason=await self._with_why(state, service.latest_created, found.reason))
         state, found = self._routed(state, service, found)
         return (begin_testing(state, service) if found.ready and state.phase is Phase.OPENING else state), found
+
+    async def _with_why(self, state: RolloutState, revision: str, reason: str) -> str:
+        """The reason, with what the cluster says of the missing pods."""
+        said = await self._services.why_missing(state, revision, standard=state.standard)
+        return f"{reason}: {said}" if said else reason
 
     async def _lacking(self, state: RolloutState, revision: str) -> str:
         """What the new revision lacks of the replicas for its first traffic, which are asked for; empty if nothing."""
@@ -362,6 +372,8 @@ class RolloutClient(RolloutLease):
         """What runs of a revision that has been asked for at least `replicas`, be it in the spec or here."""
         namespace, standard = state.request.namespace, state.standard
         running = await self._replicas.running(namespace, revision, standard=standard)
+        if running.short(revision, replicas):
+            running = replace(running, why=await self._services.why_missing(state, revision, standard=standard))
         if running.asked and running.asked < running.needs(replicas) and not state.in_spec:
             await self._replicas.ask(namespace, revision, running.needs(replicas), standard=standard)
         return running

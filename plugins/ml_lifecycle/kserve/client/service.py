@@ -10,6 +10,7 @@ from typing import Any
 from ml_lifecycle.kserve.exceptions import RolloutRefusedError
 from ml_lifecycle.kserve.found import Found, found
 from ml_lifecycle.kserve.manifest import Manifest, Templates, changed_annotations, is_ours, left_behind
+from ml_lifecycle.kserve.missing_pods import unready, why
 from ml_lifecycle.kserve.predictor import Predictor, predictor
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.revisions import FIELD_MANAGER, Service, is_standard, read
@@ -22,6 +23,7 @@ from ml_lifecycle.kubernetes.leases import MANAGED_BY
 from ml_lifecycle.kubernetes.resource import (
     CONFIG_MAP,
     DEPLOYMENT,
+    EVENT,
     HTTP_ROUTE,
     INFERENCE_SERVICE,
     MLSCALER,
@@ -234,6 +236,20 @@ class ServiceClient:
         """Of a revision."""
         selector = pod_selector(revision) if standard else f"serving.knative.dev/revision={revision}"
         return await self._kubernetes.list(POD, state.request.namespace, label_selector=selector)
+
+    async def why_missing(self, state: RolloutState, revision: str, *, standard: bool) -> str:
+        """What the cluster says of a revision's missing pods; empty where it says nothing, or may not be asked."""
+        namespace, kind = state.request.namespace, DEPLOYMENT if standard else REVISION
+        owner = await self._kubernetes.find(kind, revision, namespace)
+        pods = await self.pods(state, revision, standard=standard)
+        events: list[dict[str, Any]] = []
+        if late := unready(pods):
+            try:
+                of_pod = f"involvedObject.name={late[0]['metadata']['name']}"
+                events = await self._kubernetes.list(EVENT, namespace, field_selector=of_pod)
+            except ForbiddenError as error:
+                log.info("Events may not be read: %s", error)
+        return why(owner, pods, events)
 
     async def kept(self, live: Service, request: RolloutRequest) -> str:
         """The revision before the live one, if Knative still has it and it serves the version of `request`."""

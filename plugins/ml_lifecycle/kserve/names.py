@@ -1,0 +1,38 @@
+"""Names that Kubernetes, KServe and Knative make of a model's, and their limit. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ml_lifecycle.kserve.exceptions import RolloutRefusedError
+from ml_lifecycle.kserve.standard import canary_name, revision_name
+
+LONGEST = 63
+"""Characters of a label's value, of a Service's name, and of one part of a host name."""
+
+
+def check_names(model: str, namespace: str, version: str, *, standard: bool) -> None:
+    """RolloutRefusedError names the object whose name is too long by most.
+
+    `standard`: in Standard mode a version that was a canary keeps its own name as the predictor.
+    """
+    names = _standard(model, namespace, version) if standard else _knative(model, namespace)
+    what, name = max(names, key=lambda named: len(named[1]))
+    if len(name) > LONGEST:
+        raise RolloutRefusedError(
+            f"model {model!r} in namespace {namespace!r}: {what} would be {name!r}, of {len(name)} characters, and "
+            f"{LONGEST} are allowed: take {len(name) - LONGEST} off the model's name or serving.namespace"
+        )
+
+
+def _standard(model: str, namespace: str, version: str) -> Iterator[tuple[str, str]]:
+    for revision in (revision_name(model, ""), revision_name(model, canary_name(version))):
+        yield "its pods' label", f"isvc.{revision}"
+        yield "the first part of its host", f"{revision}-{namespace}"
+    yield "the first part of its host", f"{model}-{namespace}"
+
+
+def _knative(model: str, namespace: str) -> Iterator[tuple[str, str]]:
+    yield "the first part of its host", f"{model}-{namespace}"
+    yield "the Service of the newest revision's tag", f"latest-{revision_name(model, '')}"
+    yield "a revision", f"{revision_name(model, '')}-00001"
