@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -231,7 +232,7 @@ def test_a_cluster_that_cannot_be_deleted_fails_the_run_and_its_cost_is_unknown(
     cloud.faults.clear()
     DeleteClusterOperator(
         task_id="delete", cluster_id=alive(cloud)[0]["id"], cluster_name="", poll_seconds=0.1, deferrable=False
-    ).execute({"dag_run": run})
+    ).execute({"dag_run": run, "ti": SimpleNamespace(try_number=1)})
 
 
 def test_a_cleared_job_makes_a_cluster_again_and_deletes_it() -> None:

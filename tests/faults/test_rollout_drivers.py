@@ -166,20 +166,20 @@ async def test_a_sleeper_does_not_open_a_canary_again_that_was_rolled_back(clust
 
 
 async def test_what_one_twin_has_decided_the_other_does_not_overwrite(cluster, monkeypatch):
-    """Two triggerers run the same trigger; one has read good counters and sleeps while the version turns bad."""
+    """Two triggerers run the same trigger; one has read good growths and sleeps while the version turns bad."""
     settings = {"rollout.on_deadline": "freeze", "rollout.dwell_seconds": 60}
     await open_and_wait(cluster, cluster.request("2", **settings), RUN)
     await begin(cluster, RUN)
-    counters, asleep, woken = RolloutClient.counters, asyncio.Event(), asyncio.Event()
+    growths, asleep, woken = RolloutClient.growths, asyncio.Event(), asyncio.Event()
 
     async def late(client, *rest):
-        found = await counters(client, *rest)
+        found = await growths(client, *rest)
         if sleeper.get() and len(saved(cluster).evidence.errors) >= 2:
             asleep.set()
             await woken.wait()
         return found
 
-    monkeypatch.setattr(RolloutClient, "counters", late)
+    monkeypatch.setattr(RolloutClient, "growths", late)
 
     async def looks():
         sleeper.set("this one")

@@ -120,7 +120,8 @@ async def test_trap_6_a_status_that_is_not_there_yet_is_waited_for_4454(cluster,
     async with cluster.client("second") as client:
         await client.open(cluster.request("2"), "{}")
     showing(monkeypatch, lambda status, reads: {} if reads < 4 else status)
-    assert (await event(RevisionReadyTrigger, "second"))["status"] == "ready"
+    ready = await event(RevisionReadyTrigger, "second")
+    assert ready["status"] == "ready", ready
 
 
 async def test_trap_7_a_transformer_is_refused_1669(cluster):

@@ -244,7 +244,7 @@ def test_every_place_of_every_model_is_swept_once() -> None:
         "clouds": [("other", ""), ("yandexcloud_default", "common"), ("yandexcloud_default", "own")],
         "kubernetes": [("far", "models"), ("kubernetes_default", "models")],
     }
-    assert places({}) == {"clouds": [("yandexcloud_default", "")], "kubernetes": ["kubernetes_default"]}
+    assert places({}) == {"clouds": [("yandexcloud_default", "")], "kubernetes": [("kubernetes_default", "models")]}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
@@ -18,8 +18,10 @@ from airflow.triggers.base import TriggerEvent
 
 from ml_lifecycle.deferral import BookedTrigger
 from ml_lifecycle.kserve.operators.base import holder, refusing
-from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.runtimes import RUNTIMES
+
+if TYPE_CHECKING:
+    from ml_lifecycle.kserve.request import RolloutRequest
 
 # serving/smoke_test.py ends so when a check failed; a pod that was killed ends otherwise.
 VERSION_FAILED = 1
@@ -86,6 +88,8 @@ class SmokeTestOperator(KubernetesPodOperator):
             raise
 
     def _configure(self) -> RolloutRequest:
+        from ml_lifecycle.kserve.request import RolloutRequest
+
         request = RolloutRequest.model_validate(self.rollout)
         serving = request.serving
         self.kubernetes_conn_id = request.connections.kubernetes
