@@ -33,6 +33,7 @@ from ml_lifecycle.kubernetes.resource import CUSTOM_RESOURCE_DEFINITION, EVENT, 
 Manifest = dict[str, Any]
 Manifests = list[Manifest]
 Admission = Callable[[Manifest, Manifest | None], None]
+Defaulter = Callable[[Manifest], Manifest]
 """A validating webhook: given an object, and what it was if it is not new, it raises what it refuses."""
 CONTROLLER = "controller"
 
@@ -107,6 +108,7 @@ class Store:
         self._forgotten: dict[tuple[str, str], int] = {}
         self._subscriptions: dict[tuple[str, str], weakref.WeakSet[Subscription]] = {}
         self._admissions: dict[ResourceKind, Admission] = {}
+        self._defaulters: dict[ResourceKind, Defaulter] = {}
         for definition in kinds.built_in():
             self._define(definition)
         for name in ("default", "kube-system"):
@@ -363,9 +365,11 @@ class Store:
             }
         )
 
-    def admit_by(self, kind: ResourceKind, check: Admission) -> None:
-        """Every object of the kind must pass `check` from now on."""
+    def admit_by(self, kind: ResourceKind, check: Admission, default: Defaulter | None = None) -> None:
+        """Every object of the kind goes through `default` before its schema, and must pass `check` after it."""
         self._admissions[kind] = check
+        if default is not None:
+            self._defaulters[kind] = default
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -446,6 +450,8 @@ class Store:
             elif definition.resource == NAMESPACE:
                 manifest["status"] = {"phase": "Active"}
         admitted: Manifest = schema.with_defaults(schema.prune(manifest, definition.schema), definition.schema)
+        if default := self._defaulters.get(definition.resource):
+            admitted = default(admitted)
         metadata.check(admitted, definition)
         problems = list(schema.validate(admitted, definition.schema))
         if problems:

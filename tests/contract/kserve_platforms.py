@@ -12,7 +12,6 @@ from local.kubernetes.stand_in import KubernetesStandIn
 from ml_lifecycle.kubernetes.resource import SERVING_RUNTIME
 
 EXAMPLES = "gs://kfserving-examples/models/sklearn/1.0/model gs://kfserving-examples/models/sklearn/1.0/model-2"
-CONTAINER = {"name": "kserve-container"}  # a canary's model must name it
 SERVER = """
 import http.server, os
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -38,7 +37,7 @@ class Local:
         self.stand_in = KubernetesStandIn(folder / "state", controllers=True, images=images, ingress_port=8080)
 
     def model(self, uri):
-        return {**CONTAINER, "modelFormat": {"name": "any"}, "runtime": "server", "storageUri": uri}
+        return {"modelFormat": {"name": "any"}, "runtime": "server", "storageUri": uri}
 
     async def prepare(self, client, namespace):
         runtime = {
@@ -62,7 +61,7 @@ class Cluster:
         self.uris = os.environ.get("KSERVE_CONTRACT_MODELS", EXAMPLES).split()
 
     def model(self, uri):
-        return {**CONTAINER, "modelFormat": {"name": "sklearn"}, "storageUri": uri}
+        return {"modelFormat": {"name": "sklearn"}, "storageUri": uri}
 
     async def prepare(self, client, namespace):
         pass

@@ -158,6 +158,8 @@ async def test_impossible_canaries_are_refused(rollout):
             await rollout.apply(stable, *canaries)
     with pytest.raises(DeniedError, match="denied the request"):
         await rollout.apply(stable, (canary, 10), mode="Knative")
+    with pytest.raises(DeniedError, match="the 'name' field is not allowed in standard predictor"):
+        await rollout.apply({"model": {**stable["model"], "name": "kserve-container"}})
     await rollout.apply(stable)
     with pytest.raises(DeniedError, match="requires a model change"):
         await rollout.apply({**stable, "name": "v2"})

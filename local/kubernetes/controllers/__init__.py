@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from local.kubernetes.controllers.admission import admit
+from local.kubernetes.controllers.admission import admit, default
 from local.kubernetes.controllers.deployment import DeploymentController
 from local.kubernetes.controllers.gateway import GatewayController
 from local.kubernetes.controllers.inference_service import InferenceServiceController
@@ -45,7 +45,7 @@ async def run_controllers(
     # Isolated and without site-packages: it starts in a few milliseconds.
     own = {STORAGE_INITIALIZER_IMAGE: {"entrypoint": [sys.executable, "-I", "-S", str(_STORAGE_INITIALIZER)]}}
     kubelet = Kubelet(store, state=state, images={**own, **images}, pace=pace)
-    store.admit_by(INFERENCE_SERVICE, lambda service, old: admit(service, old, deployment_mode))
+    store.admit_by(INFERENCE_SERVICE, lambda service, old: admit(service, old, deployment_mode), default)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(kubelet.run())
         tasks.create_task(DeploymentController(store).run())

@@ -1,4 +1,4 @@
-"""What KServe's webhook refuses about an InferenceService's canaries and its mode. No I/O."""
+"""What KServe's webhooks make of an InferenceService, and refuse about its canaries and its mode. No I/O."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 from local.kubernetes.controllers.standard_objects import component_name
 from local.kubernetes.deployment_mode import DEPLOYMENT_MODE, DeploymentMode, mode_of
-from ml_lifecycle.kubernetes.exceptions import ForbiddenError
+from ml_lifecycle.kubernetes.exceptions import ForbiddenError, KubernetesError
 
 WEBHOOK = "inferenceservice.kserve-webhook-server.validator"
+DEFAULTER = "inferenceservice.kserve-webhook-server.defaulter"
 LONGEST_NAME = 63
 """Letters of a Service's name."""
 _NOT_FOR_CANARIES = ("maxReplicas", "scaleTarget", "scaleMetric", "scaleMetricType", "autoScaling", "workerSpec")
@@ -18,13 +19,49 @@ _NOT_FOR_CANARIES = ("maxReplicas", "scaleTarget", "scaleMetric", "scaleMetricTy
 Object = Mapping[str, Any]
 
 
-def admit(service: Object, old: Object | None, default: DeploymentMode) -> None:
+def default(service: Object) -> dict[str, Any]:
+    """The service as KServe's defaulter returns it: its Go types write the name of a model even where it is empty.
+
+    KubernetesError where it panics: it takes the first of the model's servers without looking whether there is one.
+    """
+    predictor = service["spec"].get("predictor") or {}
+    if not predictor.get("model") and not predictor.get("containers"):
+        raise KubernetesError(
+            f'admission webhook "{DEFAULTER}" denied the request: panic: runtime error: index out of range [0] with '
+            "length 0 [recovered]",
+            status=500,
+            reason="InternalError",
+        )
+    canaries = [_named(item) for item in service["spec"].get("canary") or ()]
+    return {**service, "spec": {**service["spec"], **({"canary": canaries} if canaries else {})}}
+
+
+def _named(item: Object) -> dict[str, Any]:
+    predictor = item.get("predictor") or {}
+    if "model" not in predictor:
+        return dict(item)
+    return {**item, "predictor": {**predictor, "model": {"name": "", **predictor["model"]}}}
+
+
+def admit(service: Object, old: Object | None, mode: DeploymentMode) -> None:
     """ForbiddenError with the first problem, worded as the API server words a webhook's refusal.
 
-    `old` is the service before an update, `default` the cluster's mode.
+    `old` is the service before an update, `mode` the cluster's.
     """
-    for problem in (*canary_problems(service, mode_of(service, default)), *change_problems(service, old)):
+    problems = (
+        *model_problems(service),
+        *canary_problems(service, mode_of(service, mode)),
+        *change_problems(service, old),
+    )
+    for problem in problems:
         raise ForbiddenError(f'admission webhook "{WEBHOOK}" denied the request: {problem}')
+
+
+def model_problems(service: Object) -> Iterator[str]:
+    """KServe itself names the container of a model, be it a canary's."""
+    canaries = (item["predictor"] for item in service["spec"].get("canary") or ())
+    if any((predictor.get("model") or {}).get("name") for predictor in (service["spec"]["predictor"], *canaries)):
+        yield "the 'name' field is not allowed in standard predictor"
 
 
 def canary_problems(service: Object, mode: DeploymentMode) -> Iterator[str]:

@@ -33,7 +33,6 @@ class Cluster:
         folder.mkdir(exist_ok=True)
         (folder / "answer").write_text(answer)
         model = {
-            "name": "kserve-container",
             "modelFormat": {"name": "onnx"},
             "runtime": "server",
             "storageUri": f"file://{folder}",

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local.kubernetes.controllers.admission import WEBHOOK, admit, canary_problems, change_problems
+from local.kubernetes.controllers.admission import (
+    WEBHOOK,
+    admit,
+    canary_problems,
+    change_problems,
+    default,
+    model_problems,
+)
 from local.kubernetes.controllers.serving import pod_template
 from local.kubernetes.controllers.standard_objects import (
     Predictor,
@@ -20,9 +27,9 @@ from local.kubernetes.controllers.standard_objects import (
 )
 from local.kubernetes.controllers.standard_status import Observed, canary_ready
 from local.kubernetes.deployment_mode import mode_of
-from ml_lifecycle.kubernetes.exceptions import ForbiddenError
+from ml_lifecycle.kubernetes.exceptions import DeniedError, ForbiddenError, KubernetesError, error_from_status
 
-MODEL = {"name": "kserve-container", "modelFormat": {"name": "onnx"}, "storageUri": "file:///models/1"}
+MODEL = {"modelFormat": {"name": "onnx"}, "storageUri": "file:///models/1"}
 RUNTIME = {"metadata": {"name": "server"}, "spec": {"containers": [{"name": "kserve-container", "image": "server:1"}]}}
 
 
@@ -186,6 +193,29 @@ def test_what_kserve_refuses(canaries, stable, problem):
     with pytest.raises(ForbiddenError, match=problem) as refusal:
         admit(service(*canaries, **stable), None, "Standard")
     assert str(refusal.value).startswith(f'admission webhook "{WEBHOOK}" denied the request: ')
+
+
+def test_a_model_has_no_name_of_its_own_be_it_a_canarys():
+    named = {**MODEL, "name": "kserve-container"}
+    assert list(model_problems(service((10, {"name": "v2", "model": {**MODEL, "name": ""}})))) == []
+    for refused in (service(model=named), service((10, {"name": "v2", "model": named}))):
+        with pytest.raises(ForbiddenError, match="the 'name' field is not allowed in standard predictor"):
+            admit(refused, None, "Standard")
+
+
+def test_the_defaulter_names_a_canarys_model_by_nothing():
+    (canary,) = default(service((10, {"name": "v2"})))["spec"]["canary"]
+    assert canary["predictor"]["model"] == {**MODEL, "name": ""}
+    assert default(service())["spec"]["predictor"] == {"model": MODEL}
+
+
+@pytest.mark.parametrize("predictor", [{}, {"minReplicas": 1}, {"containers": []}])
+def test_the_defaulter_panics_over_a_service_without_a_model_and_the_client_takes_that_for_a_refusal(predictor):
+    with pytest.raises(KubernetesError, match=r"defaulter.*panic: runtime error: index out of range") as panic:
+        default({"metadata": {"name": "digits"}, "spec": {"predictor": predictor}})
+    assert panic.value.status == 500
+    body = {"reason": panic.value.reason, "message": panic.value.message}
+    assert isinstance(error_from_status(500, body), DeniedError), "asking again changes nothing"
 
 
 def test_canaries_are_for_standard_mode_only():

@@ -177,7 +177,7 @@ async def test_a_canary_with_a_fault_under_load(tmp_path):
 
 def standard_service(stable, *canaries):
     def predictor(uri, **fields):
-        model = {"name": "kserve-container", "modelFormat": {"name": "onnx"}, "runtime": "server", "storageUri": uri}
+        model = {"modelFormat": {"name": "onnx"}, "runtime": "server", "storageUri": uri}
         return {"model": model, **fields}
 
     body = service(stable[0], 0)
