@@ -99,8 +99,8 @@ class _Prometheus(BaseHTTPRequestHandler):
         start, end, step = (float(form[name][0]) for name in ("start", "end", "step"))
         names = re.search(r'kn_configuration_name=~"\(([^)]+)\)-predictor"', form["query"][0])
         series = [
-            b'{"metric":{"k8s_namespace_name":"%s","kn_configuration_name":"%s"},"values":%s}'
-            % (NAMESPACE.encode(), f"{name}-predictor".encode(), _values(start, end, step, hash(name) % SHAPES))
+            b'{"metric":{"namespace":"%s","service":"%s"},"values":%s}'
+            % (NAMESPACE.encode(), name.encode(), _values(start, end, step, hash(name) % SHAPES))
             for name in (names[1].split("|") if names else ())
         ]
         body = b'{"status":"success","data":{"resultType":"matrix","result":[' + b",".join(series) + b"]}}"

@@ -29,7 +29,7 @@ from ml_lifecycle.scaling.client import MIN_SCALE
 REVISION_NAME = "digits-predictor-00001"
 TICK_MINUTES = 15
 ROLLOUT, OUTAGE = (60, 75), (120, 135)  # minutes of the afternoon
-LABELS = {"k8s_namespace_name": "models", "kn_configuration_name": "digits-predictor"}
+LABELS = {"namespace": "models", "service": "digits"}
 
 
 class Prometheus(ThreadingHTTPServer):

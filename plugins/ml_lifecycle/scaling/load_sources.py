@@ -9,52 +9,72 @@ from ml_lifecycle.kubernetes.pod_names import pods_of, revision_deployment
 from ml_lifecycle.prometheus.request_counters import REQUEST_COUNTERS, RequestCounter
 from ml_lifecycle.scaling.resource import Source
 
-SERVICE = "service"
-LONGEST_WHOLE = 19  # a service's name from which on Kubernetes cuts the names of its pods
+NAMESPACE, SERVICE = "namespace", "service"  # the labels of every answer
 KEPT_REVISIONS = 30  # the newest ones, whose pods' names are known where they are digests
+_VERSION = "(?:-v[0-9]+)?"
+
+
+@dataclass(frozen=True)
+class Form:
+    """Labels by which a series says whose it is.
+
+    `label` bears the service's name and after it what `rest`, a regular expression, fits.
+    """
+
+    namespace: str
+    label: str
+    rest: str = "-predictor"
+    versions: bool = False  # the version of a canary may stand between the two
+    longest: int | None = None  # of `rest` the name of a pod: from longer names Kubernetes cuts something
+
+    def shape(self, names: str) -> str:
+        """What `label` says of one of the services, whose name is its first group."""
+        return f"({names}){_VERSION if self.versions else ''}{self.rest}"
+
+    def own(self, service: str, revision: int) -> str:
+        """What `label` says of one service, whose newest Revision has this number, of all its versions."""
+        if self.longest is None:
+            return self.shape(_written(service))
+        return pods_of(service_deployments(service, revision))
 
 
 @dataclass(frozen=True)
 class LoadSource:
-    """How a counter of requests names a service.
+    """A counter of requests, and the forms in which its series may name a service, the most telling first.
 
-    `label` bears the name `<service>-predictor` or, with `shape`, one in which that regular expression finds the
-    service as `(names)`.
+    Series are read once, in the first form whose label they bear. A service is read in the first form that has any of
+    it, so that requests that are scraped in two ways are not counted twice.
     """
 
     counter: RequestCounter
-    label: str
-    shape: str = ""
-    pods: bool = False  # `label` is a pod's name
+    forms: tuple[Form, ...]
 
     @property
-    def labels(self) -> tuple[str, str]:
-        """The labels by which an answer's series name a service's namespace and what `named` gives."""
-        return self.counter.namespace, SERVICE if self.shape else self.label
+    def labels(self) -> tuple[str, ...]:
+        """All labels that may say a service, once each."""
+        return tuple(dict.fromkeys(form.label for form in self.forms))
 
-    def named(self, service: str) -> str:
-        """What the second label says of this service."""
-        return service if self.shape else f"{service}-predictor"
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """All labels that may say a namespace, once each."""
+        return tuple(dict.fromkeys(form.namespace for form in self.forms))
 
     def query(self, namespaces: Iterable[str], services: Iterable[str], window_seconds: float) -> str:
-        """Requests a second of each of the services, by `labels`."""
-        # The longest first: of `fraud` and `fraud-v2` each gets what is its own.
-        ordered = sorted(services, key=lambda name: (-len(name), name))
-        names = "|".join(name.replace(".", r"\\.") for name in ordered)
-        found = self.shape.replace("names", names, 1) if self.shape else f"({names})-predictor"
-        chosen = [
-            f'{self.counter.namespace}=~"{"|".join(sorted(namespaces))}"',
-            f'{self.label}=~"{found}"',
-            *filter(None, [self.counter.only]),
-        ]
-        rate = f"rate({self.counter.name}{{{', '.join(filter(None, chosen))}}}[{window_seconds:g}s])"
-        if self.shape:
-            rate = f'label_replace({rate}, "{SERVICE}", "$1", "{self.label}", "{found}")'
-        return f"sum by ({', '.join(self.labels)}) ({rate})"
+        """Requests a second of each of the services, by namespace and service."""
+        return self._of_many("sum", "rate", sorted(namespaces), services, window_seconds)
 
-    def alone(self, service: str) -> bool:
+    def samples(self, namespaces: Iterable[str], services: Iterable[str], window_seconds: float) -> str:
+        """How many samples of each of the services there are in the window, of the series that has the most."""
+        return self._of_many("max", "count_over_time", sorted(namespaces), services, window_seconds)
+
+    def is_alone(self, service: str) -> bool:
         """Whether its name is so long that it is found only by itself."""
-        return self.pods and len(service) > LONGEST_WHOLE
+        return any(form.longest is not None and len(service) > form.longest for form in self.forms)
+
+    @property
+    def versions(self) -> bool:
+        """Whether a version may follow a service's name, so that another service may be called alike."""
+        return any(form.versions for form in self.forms)
 
     def query_alone(
         self, namespace: str, service: str, revision: int, others: Iterable[str], window_seconds: float
@@ -63,21 +83,52 @@ class LoadSource:
 
         `revision` is the number of its newest Revision. Of `others`, services whose names begin alike, nothing counts.
         """
-        own = self._names(service, revision)
-        chosen = [
-            f'{self.counter.namespace}="{namespace}"',
-            f'{self.label}=~"{own}"',
-            *(f'{self.label}!~"{self._names(other, 1)}"' for other in sorted(others)),
-            *filter(None, [self.counter.only]),
-        ]
-        rate = f"rate({self.counter.name}{{{', '.join(chosen)}}}[{window_seconds:g}s])"
-        return f"sum by ({self.counter.namespace}) ({rate})"
+        strangers, parts = sorted(others), []
+        for number, form in enumerate(self.forms):
+            chosen = [
+                f'{form.namespace}="{namespace}"',
+                f'{form.label}=~"{form.own(service, revision)}"',
+                *(f'{form.label}!~"{form.own(other, 1)}"' for other in strangers if form.versions),
+            ]
+            rate = self._over("rate", [*chosen, *self._unnamed(number)], window_seconds)
+            parts.append(f"sum by ({NAMESPACE}) ({_with_namespace(rate, form)})")
+        return " or ".join(parts)
 
-    def _names(self, service: str, revision: int) -> str:
-        """What the label may say of a service, of all its versions."""
-        if not self.pods:
-            return self.shape.replace("names", service.replace(".", r"\\."), 1)
-        return pods_of(service_deployments(service, revision))
+    def _of_many(
+        self, aggregate: str, function: str, namespaces: list[str], services: Iterable[str], window_seconds: float
+    ) -> str:
+        # The longest first: of `fraud` and `fraud-v2` each gets what is its own.
+        ordered = sorted(services, key=lambda name: (-len(name), name))
+        names, parts = "|".join(map(_written, ordered)), []
+        for number, form in enumerate(self.forms):
+            chosen = [f'{form.namespace}=~"{"|".join(namespaces)}"', f'{form.label}=~"{form.shape(names)}"']
+            found = self._over(function, [*chosen, *self._unnamed(number)], window_seconds)
+            # Where no version may follow, any name is found, in a shorter text.
+            shape = form.shape(names if form.versions else ".+")
+            found = f'label_replace({_with_namespace(found, form)}, "{SERVICE}", "$1", "{form.label}", "{shape}")'
+            parts.append(f"{aggregate} by ({NAMESPACE}, {SERVICE}) ({found})")
+        return " or ".join(parts)
+
+    def _unnamed(self, number: int) -> list[str]:
+        """What takes out of a form the series that an earlier one names."""
+        own, before = self.forms[number], self.forms[:number]
+        labels = dict.fromkeys(form.namespace if form.label == own.label else form.label for form in before)
+        return [f'{label}=""' for label in labels if label not in (own.namespace, own.label)]
+
+    def _over(self, function: str, chosen: Iterable[str], window_seconds: float) -> str:
+        selected = ", ".join([*chosen, *filter(None, [self.counter.only])])
+        return f"{function}({self.counter.name}{{{selected}}}[{window_seconds:g}s])"
+
+
+def _with_namespace(expression: str, form: Form) -> str:
+    if form.namespace == NAMESPACE:
+        return expression
+    return f'label_replace({expression}, "{NAMESPACE}", "$1", "{form.namespace}", "(.+)")'
+
+
+def _written(service: str) -> str:
+    """A name in a regular expression in a string of PromQL; a dot is only itself."""
+    return service.replace(".", "[.]")
 
 
 def service_deployments(service: str, revision: int) -> list[str]:
@@ -99,13 +150,40 @@ def begins_alike(service: str, other: str) -> bool:
     return version != other and version.isascii() and version.isdigit()
 
 
-_PODS = "(names)(?:-v[0-9]+)?-predictor(?:-[0-9]{5}-deployment)?-[a-z0-9]+-[a-z0-9]{5}"
+_REVISION = "-predictor-[0-9]{5}"
+_REVISIONS_POD = f"{_REVISION}-deplo.+"  # what is left of `-deployment-<hash>-<random>` of the longest names
+_LONGEST_REVISIONS_POD = 36  # of longer names Knative makes a digest
+_POD = "-predictor(?:-[0-9]{5}-deployment)?-[a-z0-9]+-[a-z0-9]{5}"
+_PODS = (Form("namespace", "pod", _POD, versions=True, longest=19),)
+# Queue-proxy's own series bear none of these. They are attributes that Prometheus promotes where the metrics are pushed
+# by OTLP, or what the scrape adds: labels of the pod (PodMonitor: podTargetLabels), at least its namespace and name.
+_KNATIVE = (
+    *(Form(place, "kn_configuration_name") for place in ("k8s_namespace_name", "namespace")),
+    *(Form(place, "kn_service_name") for place in ("k8s_namespace_name", "namespace")),
+    *(Form(place, "kn_revision_name", _REVISION) for place in ("k8s_namespace_name", "namespace")),
+    Form("namespace", "serving_knative_dev_configuration"),
+    Form("namespace", "serving_knative_dev_service"),
+    Form("namespace", "serving_kserve_io_inferenceservice", ""),
+    Form("namespace", "serving_knative_dev_revision", _REVISION),
+    Form("k8s_namespace_name", "k8s_pod_name", _REVISIONS_POD, longest=_LONGEST_REVISIONS_POD),
+    Form("namespace", "pod", _REVISIONS_POD, longest=_LONGEST_REVISIONS_POD),
+)
 SOURCES: Mapping[Source, LoadSource] = {
-    "knative_otel": LoadSource(REQUEST_COUNTERS["knative_otel"], "kn_configuration_name"),
-    "knative_queue_proxy": LoadSource(REQUEST_COUNTERS["knative_queue_proxy"], "configuration_name"),
-    "istio": LoadSource(
-        REQUEST_COUNTERS["istio"], "destination_service_name", "(names)(?:-v[0-9]+)?-predictor(?:-[0-9]{5})?"
+    "knative_otel": LoadSource(REQUEST_COUNTERS["knative_otel"], _KNATIVE),
+    "knative_queue_proxy": LoadSource(
+        REQUEST_COUNTERS["knative_queue_proxy"], (Form("namespace_name", "configuration_name"),)
     ),
-    "ml_serving": LoadSource(REQUEST_COUNTERS["ml_serving"], "pod", _PODS, pods=True),
-    "kserve": LoadSource(REQUEST_COUNTERS["kserve"], "pod", _PODS, pods=True),
+    "istio": LoadSource(
+        REQUEST_COUNTERS["istio"],
+        (
+            Form(
+                "destination_service_namespace",
+                "destination_service_name",
+                "-predictor(?:-[0-9]{5})?",
+                versions=True,
+            ),
+        ),
+    ),
+    "ml_serving": LoadSource(REQUEST_COUNTERS["ml_serving"], _PODS),
+    "kserve": LoadSource(REQUEST_COUNTERS["kserve"], _PODS),
 }

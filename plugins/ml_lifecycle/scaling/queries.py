@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from ml_lifecycle.scaling.inference_services import live_revision
-from ml_lifecycle.scaling.load_sources import SOURCES, LoadSource, begins_alike
+from ml_lifecycle.scaling.load_sources import NAMESPACE, SERVICE, SOURCES, LoadSource, begins_alike
 from ml_lifecycle.scaling.manifests import Manifest
 from ml_lifecycle.scaling.resource import RATE_WINDOW_STEPS, Scaler, ScalerSpec
 
@@ -78,9 +78,9 @@ def load_queries(
         if spec.metric.query is not None:
             written[scaler.namespace, spec.metric.query, spec.step_seconds].append(scaler.key)
         elif _is_alone(spec, names):
-            query, label = load_query(scaler, spec, services), _source(spec).counter.namespace
+            query = load_query(scaler, spec, services)
             members: dict[Labels, tuple[ScalerKey, ...]] = {(scaler.namespace,): (scaler.key,)}
-            alone.append(LoadQuery(query, spec.step_seconds, points[scaler.key], (label,), members))
+            alone.append(LoadQuery(query, spec.step_seconds, points[scaler.key], (NAMESPACE,), members))
         else:
             preset[_source(spec), spec.step_seconds, points[scaler.key]].append((scaler, spec))
     queries: list[LoadQuery] = []
@@ -106,7 +106,7 @@ def in_turn(items: Iterable[tuple[str, T]]) -> Iterator[T]:
 def _is_alone(spec: ScalerSpec, names: Iterable[str]) -> bool:
     """Whether a query for many would not tell its load from another's."""
     source, service = _source(spec), spec.target_ref.name
-    return bool(source.shape) and (source.alone(service) or any(begins_alike(service, name) for name in names))
+    return source.is_alone(service) or (source.versions and any(begins_alike(service, name) for name in names))
 
 
 def _requests_per_second(
@@ -114,14 +114,14 @@ def _requests_per_second(
 ) -> LoadQuery:
     members: dict[Labels, tuple[ScalerKey, ...]] = {}
     for scaler, spec in served:
-        labels = (scaler.namespace, source.named(spec.target_ref.name))
+        labels = (scaler.namespace, spec.target_ref.name)
         members[labels] = (*members.get(labels, ()), scaler.key)
     query = source.query(
         {scaler.namespace for scaler, _ in served},
         {spec.target_ref.name for _, spec in served},
         RATE_WINDOW_STEPS * step,
     )
-    return LoadQuery(query, step, points, source.labels, members, source, served)
+    return LoadQuery(query, step, points, (NAMESPACE, SERVICE), members, source, served)
 
 
 def load_query(scaler: Scaler, spec: ScalerSpec, services: Services = MappingProxyType({})) -> str:

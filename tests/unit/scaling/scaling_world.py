@@ -145,7 +145,7 @@ class World:
         await self.inference_service(**predictor)
         await self.revision(**{MIN_SCALE: "1"})  # KServe always writes it
         await self.scaler("digits", targetRef=inference_service_target(), metric=RPS)
-        self.prometheus.labels = [{"k8s_namespace_name": "models", "kn_configuration_name": "digits-predictor"}]
+        self.prometheus.labels = [{"namespace": "models", "service": "digits"}]
 
 
 @pytest.fixture(scope="module")

@@ -24,13 +24,16 @@ def asked(scalers: list[Scaler]) -> list[LoadQuery]:
 def test_one_query_for_all_services_of_a_preset_and_step() -> None:
     names = ["digits", "letters"]
     (query,) = asked([scaler(name, targetRef=inference_service_target(name), metric=RPS) for name in names])
-    assert query.query == (
-        "sum by (k8s_namespace_name, kn_configuration_name) (rate(kn_serving_invocation_duration_seconds_count{"
-        'k8s_namespace_name=~"models", kn_configuration_name=~"(letters|digits)-predictor"}[20s]))'
+    first, *others = query.query.split(" or ")
+    assert first == (
+        "sum by (namespace, service) (label_replace(label_replace(rate(kn_serving_invocation_duration_seconds_count{"
+        'k8s_namespace_name=~"models", kn_configuration_name=~"(letters|digits)-predictor"}[20s]), '
+        '"namespace", "$1", "k8s_namespace_name", "(.+)"), "service", "$1", "kn_configuration_name", "(.+)-predictor"))'
     )
-    labels = {"k8s_namespace_name": "models", "kn_configuration_name": "letters-predictor"}
+    assert all('kn_configuration_name=""' in other for other in others[1:])  # each series is read once
+    labels = {"namespace": "models", "service": "letters"}
     assert query.owners(labels) == (("models", "letters"),)
-    assert query.owners({**labels, "k8s_namespace_name": "other"}) == ()
+    assert query.owners({**labels, "namespace": "other"}) == ()
 
 
 def test_each_source_is_a_query_of_its_own() -> None:
@@ -40,7 +43,7 @@ def test_each_source_is_a_query_of_its_own() -> None:
     assert len(queries) == 2
     (query,) = asked([istio])
     assert 'destination_service_name=~"(digits)(?:-v[0-9]+)?-predictor(?:-[0-9]{5})?", reporter="source"' in query.query
-    labels = {"destination_service_namespace": "models", "service": "digits"}
+    labels = {"namespace": "models", "service": "digits"}
     assert query.owners(labels) == (("models", "digits"),)
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import shutil
-import socket
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from ml_lifecycle.prometheus.client import PrometheusClient
-from ml_lifecycle.prometheus.exceptions import PrometheusError
 from ml_lifecycle.scaling.measures import capacity_query, moments_query
 from ml_lifecycle.scaling.resource import parse_scaler
+from tests.unit.prometheus.backfilled import Scraped, asked, prometheus
 from tests.unit.scaling.scaler_objects import inference_service_target, manifest
 
 pytestmark = [
@@ -37,9 +34,17 @@ def share(at: float) -> float:
     return 0.0 if at < OPENED else 0.1 if at < PROMOTED else 1.0
 
 
-def exposition() -> str:
+# How the series of a Knative service may be told apart.
+FORMS = {
+    "pushed": 'k8s_namespace_name="models",kn_configuration_name="digits-predictor",kn_revision_name="{name}"',
+    "relabelled": 'namespace="models",pod="{pod}",serving_kserve_io_inferenceservice="digits"',
+    "scraped": 'namespace="models",pod="{pod}"',
+}
+
+
+def scraped(form: str) -> Scraped:
     done, busy = [0.0, 0.0], [0.0, 0.0]
-    rows: dict[str, list[str]] = {}
+    rows: dict[str, list[tuple[int, float]]] = {}
     for at in range(BEGIN, BEGIN + 2 * DAY, 60):
         for new, part in enumerate((1 - share(at), share(at))):
             done[new] += 60 * load(at) * part
@@ -47,54 +52,26 @@ def exposition() -> str:
             if part == 0:
                 continue  # a revision without traffic has no pods
             name = f"digits-predictor-0000{new + 1}"
-            pod = f'namespace="models",pod="{name}-deployment-6b8f9c7d5-x2kvq",container="c"'
-            service = f'k8s_namespace_name="models",kn_configuration_name="digits-predictor",kn_revision_name="{name}"'
+            own = f"{name}-deployment-6b8f9c7d5-x2kvq"
+            pod = f'namespace="models",pod="{own}",container="c"'
             for series, value in (
-                (f"kn_serving_invocation_duration_seconds_count{{{service}}}", done[new]),
+                (f"kn_serving_invocation_duration_seconds_count{{{form.format(name=name, pod=own)}}}", done[new]),
                 (f"container_cpu_usage_seconds_total{{{pod}}}", busy[new]),
                 (f'kube_pod_container_resource_limits{{{pod},resource="cpu"}}', 1.0),
             ):
-                rows.setdefault(series, []).append(f"{series} {value} {at}")
-    lines: list[str] = []
-    for name in sorted({series.partition("{")[0] for series in rows}):
-        lines.append(f"# TYPE {name} gauge")
-        lines += [row for series in sorted(rows) if series.startswith(name + "{") for row in rows[series]]
-    return "\n".join([*lines, "# EOF", ""])
+                rows.setdefault(series, []).append((at, value))
+    return rows
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("prometheus")
-    (folder / "metrics").write_text(exposition())
-    (folder / "prometheus.yml").write_text("global: {}\n")
-    made = ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(folder / "metrics"), str(folder / "data")]
-    subprocess.run(made, check=True, capture_output=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = [
-        f"--config.file={folder / 'prometheus.yml'}",
-        f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-        "--storage.tsdb.retention.time=90y",
-        "--log.level=error",
-    ]
-    with subprocess.Popen(["prometheus", *options]) as server:
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
+@pytest.fixture(scope="module", params=FORMS)
+def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with prometheus(tmp_path_factory.mktemp("prometheus"), scraped(FORMS[request.param])) as started:
+        yield started
 
 
-async def asked(client: PrometheusClient, query: str, at: float) -> float | None:
-    for _ in range(120):
-        try:
-            found = await client.instant(query, at)
-        except PrometheusError:  # it is starting
-            await asyncio.sleep(0.5)
-            continue
-        return found[0].value if found else None
-    raise AssertionError("Prometheus did not start")
+async def value(client: PrometheusClient, query: str, at: float) -> float | None:
+    found = await asked(client, query, at)
+    return found[0].value if found else None
 
 
 async def test_the_capacity_is_that_of_the_revision_that_served_alone(address: str) -> None:
@@ -110,12 +87,12 @@ async def test_the_capacity_is_that_of_the_revision_that_served_alone(address: s
     assert scaler.spec is not None
     old, new = (f"digits-predictor-0000{number}-deployment" for number in (1, 2))
     async with PrometheusClient(address) as client:
-        before = await asked(client, capacity_query(scaler, scaler.spec, old), OPENED)
+        before = await value(client, capacity_query(scaler, scaler.spec, old), OPENED)
         assert before == pytest.approx(50, rel=0.02)
-        canary = await asked(client, capacity_query(scaler, scaler.spec, new), PROMOTED)
+        canary = await value(client, capacity_query(scaler, scaler.spec, new), PROMOTED)
         assert canary is None  # both served: it is not known whose load it was
         for hour in (2, 4, 8, 12, 20):
             at = PROMOTED + hour * HOUR
-            assert await asked(client, capacity_query(scaler, scaler.spec, new), at) == pytest.approx(25, rel=0.03)
-            moments = await asked(client, moments_query(scaler, scaler.spec, new), at)
+            assert await value(client, capacity_query(scaler, scaler.spec, new), at) == pytest.approx(25, rel=0.03)
+            moments = await value(client, moments_query(scaler, scaler.spec, new), at)
             assert moments == pytest.approx(12 * hour, abs=3)

@@ -208,7 +208,7 @@ async def test_the_revisions_own_maximum_is_kept(world: World) -> None:
     await world.inference_service()
     await world.revision(**{"autoscaling.knative.dev/max-scale": "2"})
     await world.scaler("digits", targetRef=inference_service_target(), metric=RPS)
-    world.prometheus.labels = [{"k8s_namespace_name": "models", "kn_configuration_name": "digits-predictor"}]
+    world.prometheus.labels = [{"namespace": "models", "service": "digits"}]
     world.prometheus.load = lambda _: 120.0
     await world.run()
     assert await world.min_scale() == "2"

@@ -92,9 +92,7 @@ class Prometheus:
         values = np.full(len(times), 120.0)
         if self.odd is not None and "odd" in query:
             return [Series({}, times[: len(self.odd)], np.array(self.odd[: len(times)], dtype=float))]
-        labels = (
-            [{"k8s_namespace_name": "models", "kn_configuration_name": "odd-predictor"}] if "kn_" in query else [{}]
-        )
+        labels = [{"namespace": "models", "service": "odd"}] if "kn_" in query else [{}]
         return [Series(one, times, values) for one in labels]
 
 
@@ -430,7 +428,7 @@ class Limited(Prometheus):
         if "kn_" not in query:
             return [Series({}, times, np.full(points, 120.0))]
         names = re.search(r'kn_configuration_name=~"[(](.*?)[)]', query).group(1).split("|")  # type: ignore[union-attr]
-        labels = [{"k8s_namespace_name": "models", "kn_configuration_name": f"{name}-predictor"} for name in names]
+        labels = [{"namespace": "models", "service": name} for name in names]
         return [Series(one, times, np.full(points, 120.0)) for one in labels]
 
 
