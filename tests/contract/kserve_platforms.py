@@ -1,12 +1,14 @@
 """Where the tests of KServe's behaviour run: the stand-in's controllers here, a real cluster on demand.
 
-Real: ML_LIFECYCLE_CONTRACT_KUBECONFIG, and `-m real_cluster`. KSERVE_CONTRACT_MODELS may name two storage URIs of
-scikit-learn models that the cluster can read.
+Real: ML_LIFECYCLE_CONTRACT_KUBECONFIG. KSERVE_CONTRACT_MODELS names two storage URIs of scikit-learn models that the
+cluster can read, with a space between; without it KServe's public examples, which need the internet.
 """
 
 import os
 import sys
 import textwrap
+
+import pytest
 
 from local.kubernetes.stand_in import KubernetesStandIn
 from ml_lifecycle.kubernetes.resource import SERVING_RUNTIME
@@ -20,6 +22,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_): pass
 http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 """
+
+
+def model_uris():
+    """Two that differ; UsageError otherwise."""
+    uris = os.environ.get("KSERVE_CONTRACT_MODELS", EXAMPLES).split()
+    if len(set(uris)) != 2:
+        raise pytest.UsageError(f"KSERVE_CONTRACT_MODELS names {uris}: two storage URIs that differ are needed")
+    return uris
 
 
 class Local:
@@ -58,7 +68,7 @@ class Cluster:
     seconds, poll = 600, 3
 
     def __init__(self):
-        self.uris = os.environ.get("KSERVE_CONTRACT_MODELS", EXAMPLES).split()
+        self.uris = model_uris()
 
     def model(self, uri):
         return {"modelFormat": {"name": "sklearn"}, "storageUri": uri}

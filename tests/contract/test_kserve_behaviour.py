@@ -97,6 +97,32 @@ async def test_a_canary_from_first_revision_to_promotion(rollout):
     assert component["previousRolledoutRevision"] == FIRST
 
 
+async def test_while_a_revision_is_not_ready_the_one_before_stands_twice_in_the_traffic(rollout):
+    await rollout.go_live(0, FIRST)
+    missing = rollout.platform.model(f"{rollout.platform.uris[1]}-missing")
+    await rollout.apply(1, canaryTrafficPercent=0, model=missing)
+
+    def twice(component):
+        shares = [(item.get("tag"), item.get("percent") or 0, item["revisionName"]) for item in component["traffic"]]
+        return sorted(shares) == [("latest", 0, FIRST), ("prev", 100, FIRST)]
+
+    component = await rollout.settled(
+        lambda found: found.get("latestCreatedRevision") == SECOND and twice(found), ready=False
+    )
+    assert component["latestReadyRevision"] == FIRST
+    service = await rollout.client.get(INFERENCE_SERVICE, NAME, rollout.namespace)
+    assert not condition(service, "Ready").true
+    assert "totalCopies" not in service["status"].get("modelStatus", {}).get("copies", {})
+
+
+async def test_kserve_writes_nothing_of_the_spec_and_its_own_finalizer(rollout):
+    await rollout.go_live(0, FIRST)
+    service = await rollout.client.get(INFERENCE_SERVICE, NAME, rollout.namespace)
+    entries = [entry for entry in service["metadata"]["managedFields"] if "subresource" not in entry]
+    assert {entry["manager"] for entry in entries if "f:spec" in entry["fieldsV1"]} == {"contract"}
+    assert "inferenceservice.finalizers" in service["metadata"]["finalizers"]
+
+
 async def test_trap_1_latest_is_whatever_is_ready_be_it_rejected_2130(rollout):
     """So a new model is opened at 0 %, and its percent rises only once it is the latest ready one itself."""
     await rollout.go_live(0, FIRST)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from ml_lifecycle.kubernetes.conditions import Progress, Verdict
 from ml_lifecycle.kubernetes.exceptions import (
     AlreadyExistsError,
     ConflictError,
@@ -28,6 +29,10 @@ def pod(namespace, name="worker", **spec):
         "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
         "spec": {"containers": [{"name": "base", "image": "worker:1"}], **spec},
     }
+
+
+def gone(found):
+    return Verdict(Progress.WAITING if found else Progress.MET, "it is there")
 
 
 def deployment(namespace, replicas=2):
@@ -125,7 +130,8 @@ async def test_status_and_spec_are_written_apart(client, namespace):
     assert written["metadata"]["generation"] == 1
     patch = {"spec": {"replicas": 3}, "status": {"readyReplicas": 8}}
     written = await client.merge_patch(DEPLOYMENT, "web", namespace, patch)
-    assert (written["spec"]["replicas"], written["status"]["readyReplicas"]) == (3, 1)
+    assert written["spec"]["replicas"] == 3
+    assert written["status"].get("readyReplicas") != 8  # where there are controllers they have written it meanwhile
     assert written["metadata"]["generation"] == 2
 
 
@@ -215,12 +221,15 @@ async def test_finalizers_hold_an_object_until_the_last_is_removed(client, names
 
 
 async def test_a_pod_starts_pending_and_is_deleted_at_once_while_no_node_has_it(client, namespace):
-    body = pod(namespace, schedulerName="nobody")
+    body = pod(namespace, schedulerName="nobody", terminationGracePeriodSeconds=1)
     created = await client.create(body)
     assert created["status"]["phase"] == "Pending"
     assert created["spec"]["restartPolicy"] == "Always"
     await client.delete(POD, "worker", namespace)
-    assert await client.find(POD, "worker", namespace) is None
+    left = await client.find(POD, "worker", namespace)
+    # Where there are nodes, something may bind a pod whatever scheduler it names; then it goes with its grace.
+    assert left is None or left["spec"].get("nodeName")
+    await client.wait(POD, "worker", namespace, gone, timeout_seconds=60, poll_seconds=0.2)
 
 
 async def test_a_pod_on_a_node_is_deleted_with_grace(client, namespace):

@@ -1,5 +1,7 @@
 """What a rollout takes for what, where it opens: a service that is there is never a first version's, nor deleted."""
 
+import asyncio
+
 import pytest
 
 from ml_lifecycle.kserve.client.service import ServiceClient
@@ -39,6 +41,34 @@ async def test_a_service_whose_pod_was_evicted_is_waited_for_and_gets_a_canary(t
         assert (await event(RevisionReadyTrigger, "second"))["status"] == "ready"
         assert (await event(CloseTrigger, "second"))["report"]["outcome"] == "rolled_back"
         assert cluster.shares() == {"digits-predictor": 100}
+
+
+@pytest.mark.parametrize("freed", [True, False])
+async def test_a_service_that_is_being_deleted_is_waited_for_and_never_written(tmp_path, monkeypatch, freed):
+    """KServe's finalizer keeps it for a while, or for ever where KServe is away."""
+    with world(tmp_path, monkeypatch) as cluster:
+        cluster.version("1"), cluster.version("2")
+        await go_live(cluster, "1", "first")
+
+        def hold(*finalizers):
+            patch = {"metadata": {"finalizers": list(finalizers) or None}}
+            cluster.store.merge_patch(INFERENCE_SERVICE, MODEL, NAMESPACE, patch)
+
+        hold("test/hold")
+        cluster.store.delete(INFERENCE_SERVICE, MODEL, NAMESPACE)
+        before = cluster.service["spec"]
+        async with cluster.client("second") as client:
+            opening = asyncio.create_task(client.open(cluster.request("2", **({} if freed else STUCK)), "{}"))
+            await asyncio.sleep(0.5)
+            assert cluster.service["spec"] == before
+            if freed:
+                hold()
+                assert (await opening).kind is Kind.FIRST
+                assert cluster.service["metadata"].get("deletionTimestamp") is None
+                return
+            with pytest.raises(RolloutRefusedError, match="it was deleted, and KServe has not taken its finalizer off"):
+                await opening
+        assert cluster.is_given_back()
 
 
 @pytest.mark.parametrize("mode", ["Knative", "Standard"])

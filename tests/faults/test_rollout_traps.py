@@ -186,10 +186,10 @@ async def test_trap_14_nobody_else_need_touch_the_service_3085(cluster):
     cluster.traffic.behaviours["digits-predictor-00003"] = Behaviour(errors=0.5)
     assert (await go_live(cluster, "2", "second"))["outcome"] == "promoted"
     assert (await go_live(cluster, "3", "third"))["outcome"] == "rolled_back"
-    managers = {
-        entry["manager"] for entry in cluster.service["metadata"]["managedFields"] if "subresource" not in entry
-    }
-    assert managers == {FIELD_MANAGER}
+    entries = [entry for entry in cluster.service["metadata"]["managedFields"] if "subresource" not in entry]
+    assert {entry["manager"] for entry in entries if "f:spec" in entry["fieldsV1"]} == {FIELD_MANAGER}
+    kserve = [entry["fieldsV1"] for entry in entries if entry["manager"] != FIELD_MANAGER]
+    assert [list(fields["f:metadata"]) for fields in kserve] == [["f:finalizers"]]
 
 
 async def test_a_second_rollout_is_refused_and_says_whose_the_first_is(cluster):

@@ -10,6 +10,7 @@ from typing import Any
 from local.kubernetes.controllers.addresses import Addresses
 from local.kubernetes.controllers.conditions import Condition, all_of, render, status_of
 from local.kubernetes.controllers.exceptions import InvalidServiceError
+from local.kubernetes.controllers.finalizer import goes_on
 from local.kubernetes.controllers.invalid_service import invalid_status
 from local.kubernetes.controllers.loop import Key, itself, named_by, owner_reference, reconcile_forever
 from local.kubernetes.controllers.model_status import model_status
@@ -61,9 +62,9 @@ class InferenceServiceController:
     def reconcile(self, namespace: str, name: str) -> None:
         """One step; a status that changed brings the next."""
         service = self._store.find(INFERENCE_SERVICE, name, namespace)
-        if service is None or service["metadata"].get("deletionTimestamp"):
+        if service is None or mode_of(service, self._default_mode) != "Knative":
             return
-        if mode_of(service, self._default_mode) != "Knative":
+        if not goes_on(self._store, service):
             return
         before = service.get("status") or {}
         try:

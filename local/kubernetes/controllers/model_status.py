@@ -39,7 +39,7 @@ def model_status(
     status = {
         "transitionStatus": _TRANSITIONS[state],
         "states": states,
-        "copies": {"failedCopies": 0, "totalCopies": ready_copies},
+        "copies": {"failedCopies": 0, **({"totalCopies": ready_copies} if ready_copies else {})},
     }
     last = failure or before.get("lastFailureInfo")
     return status | ({"lastFailureInfo": last} if last else {})

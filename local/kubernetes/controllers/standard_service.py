@@ -8,6 +8,7 @@ from typing import Any
 
 from local.kubernetes.controllers.addresses import Addresses
 from local.kubernetes.controllers.exceptions import InvalidServiceError
+from local.kubernetes.controllers.finalizer import goes_on
 from local.kubernetes.controllers.gateway import is_accepted
 from local.kubernetes.controllers.invalid_service import invalid_status
 from local.kubernetes.controllers.loop import Key, itself, named_by, owner_of, reconcile_forever
@@ -81,9 +82,9 @@ class StandardServiceController:
     def reconcile(self, namespace: str, name: str) -> float | None:
         """One step; returns the seconds until a predictor that is no longer wanted may end."""
         service = self._store.find(INFERENCE_SERVICE, name, namespace)
-        if service is None or service["metadata"].get("deletionTimestamp"):
+        if service is None or mode_of(service, self._default_mode) != "Standard":
             return None
-        if mode_of(service, self._default_mode) != "Standard":
+        if not goes_on(self._store, service):
             return None
         before = service.get("status") or {}
         stable, canaries = predictors_of(service)

@@ -47,6 +47,8 @@ def found(service: Service | None, owned: Iterable[Mapping[str, Any]], *, served
     """What is there; `owned` are its Revisions (Standard mode: Deployments), `served_before` what the Lease knows."""
     if service is None:
         return Absent()
+    if service.leaving:
+        return Unknown(service, "it was deleted, and KServe has not taken its finalizer off yet", told=False)
     if not service.told:
         return Unknown(service, "its status is empty", told=False)
     if service.rolled_out:

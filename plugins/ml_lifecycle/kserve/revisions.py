@@ -23,7 +23,8 @@ class Service:
 
     A revision is Knative's, or in Standard mode the Deployment of a predictor. `canary` is that of Standard mode; in
     Knative mode the predictor itself is the canary while `canary_percent` is set. `conditions`: what its status says is
-    not so; `ours_alone`: whether nobody but the rollout has set anything of its spec.
+    not so; `ours_alone`: whether nobody but the rollout has set anything of its spec; `leaving`: it was deleted, and is
+    there until KServe takes its finalizer off.
     """
 
     predictor: Predictor
@@ -43,6 +44,7 @@ class Service:
     resource_version: str = ""
     conditions: str = ""
     ours_alone: bool = False
+    leaving: bool = False
 
     @property
     def told(self) -> bool:
@@ -112,6 +114,7 @@ def read(
         resource_version=inference_service.get("metadata", {}).get("resourceVersion", ""),
         conditions=_conditions(status.get("conditions") or ()),
         ours_alone=_ours_alone(inference_service.get("metadata", {}).get("managedFields") or ()),
+        leaving=bool(inference_service.get("metadata", {}).get("deletionTimestamp")),
     )
 
 

@@ -118,3 +118,21 @@ def test_a_revision_has_crashed_when_none_of_its_pods_serves():
     assert "pod a, container kserve-container: restarted 2 times" in crashed([broken])
     assert crashed([broken, pod(name="b")]) == ""
     assert crashed([pod(ready=False)]) == crashed([]) == ""
+
+
+def test_a_revision_that_is_not_ready_leaves_the_one_before_twice_in_the_traffic():
+    """As KServe says it: latest with 0 % and prev with 100 % are the same revision, and the model has no copies."""
+    document = service(uri="file:///lake/models/digits/2", percent=0, created=BAD, ready=GOOD)
+    document["status"]["components"]["predictor"]["traffic"] = [
+        {"latestRevision": True, "percent": 0, "revisionName": GOOD, "tag": "latest", "url": "http://latest"},
+        {"latestRevision": False, "percent": 100, "revisionName": GOOD, "tag": "prev", "url": "http://prev"},
+    ]
+    document["status"]["modelStatus"] = {
+        "transitionStatus": "InProgress",
+        "states": {"activeModelState": "Loaded", "targetModelState": "Pending"},
+        "copies": {"failedCopies": 0},
+    }
+    found = read(document)
+    assert (found.percent(GOOD), found.percent(BAD), found.tag_url(BAD)) == (100, 0, "")
+    waits = readiness(found, [pod(ready=False)], before=GOOD)
+    assert (waits.ready, waits.failed, waits.reason) == (False, False, f"revision {BAD} is not ready yet")

@@ -309,6 +309,7 @@ async def test_the_clusters_default_and_an_annotation_choose_the_mode(cluster):
     await until(cluster.ready)
     assert cluster.status["deploymentMode"] == "Standard"
     cluster.store.delete(INFERENCE_SERVICE, "digits", "models")
+    await until(lambda: cluster.names(INFERENCE_SERVICE) == set())
     cluster.serve(cluster.predictor("one"), annotations={"serving.kserve.io/deploymentMode": "Knative"})
     await until(cluster.ready)
     assert cluster.status["deploymentMode"] == "Knative"
@@ -351,6 +352,8 @@ async def test_an_unknown_runtime_is_an_invalid_spec_until_it_exists(cluster):
 async def test_deleting_a_service_leaves_nothing(cluster):
     await cluster.open(50)
     cluster.store.delete(INFERENCE_SERVICE, "digits", "models")
+    assert cluster.service["metadata"]["finalizers"] == ["inferenceservice.finalizers"], "until KServe has seen it"
+    await until(lambda: cluster.names(INFERENCE_SERVICE) == set())
     for kind in (DEPLOYMENT, SERVICE, HTTP_ROUTE):
         assert cluster.names(kind) == set()
     await until(lambda: cluster.names(POD) == set())

@@ -312,7 +312,7 @@ class RolloutClient(RolloutLease):
         if left is not None and own and left.phase is not Phase.CLOSED:
             return left
         live = await self._check(request)
-        if live is None or not live.rolled_out:
+        if live is None or live.leaving or not live.rolled_out:
             raise RolloutRefusedError(
                 f"no InferenceService {request.model!r} serves in {request.namespace!r}: run roll_out_model"
             )

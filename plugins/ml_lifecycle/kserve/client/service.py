@@ -55,11 +55,13 @@ class ServiceClient:
         self._templates = _templates()
 
     async def find(self, state: RolloutState) -> Service | None:
-        """The InferenceService as it stands; None if absent."""
+        """The InferenceService as it stands; None if absent, or deleted and only kept by a finalizer."""
         found = await self._kubernetes.find(INFERENCE_SERVICE, state.service, state.request.namespace)
+        if found is None or found["metadata"].get("deletionTimestamp"):
+            return None
         # A canary that has all traffic has no more pods to wait for.
         replaced = state.kind in (Kind.ROLLING, Kind.RETURN)
-        return None if found is None else await self._read(found, deployment=replaced)
+        return await self._read(found, deployment=replaced)
 
     async def _read(self, found: dict[str, Any], *, deployment: bool = False) -> Service:
         """With what Standard mode keeps elsewhere: the HTTPRoute, and if it is asked for the newest Deployment."""
@@ -97,6 +99,8 @@ class ServiceClient:
             await self._check_kserve(namespace)
             return None
         service = await self._read(found)
+        if service.leaving:
+            return service
         if await self._scaled(request):
             service = replace(service, predictor=service.predictor.without_replicas())
         if not is_ours(found):
@@ -122,7 +126,7 @@ class ServiceClient:
     async def found(self, request: RolloutRequest, *, served_before: bool) -> Found:
         """What is there: absent, never served, serving, or not to be told; RolloutRefusedError as `live`."""
         service = await self.live(request)
-        if service is None or service.rolled_out:
+        if service is None or service.leaving or service.rolled_out:
             return found(service, (), served_before=served_before)
         kind = DEPLOYMENT if service.standard else REVISION
         own = await self._kubernetes.list(kind, request.namespace, label_selector=f"{_SERVICE_LABEL}={request.model}")
