@@ -1,17 +1,16 @@
-"""Request counts and durations as they arrive in Prometheus: Knative's of revisions, a mesh gateway's of Services."""
+"""Request counts and durations as they arrive in Prometheus: Knative's of pods, a mesh gateway's of Services."""
 
 from __future__ import annotations
+
+from collections.abc import Container
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 
 from local.ingress.gateway import CLUSTER_DOMAIN
 from local.ingress.routing import Target
 
-BUCKETS = (
-    *(0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.008, 0.01, 0.0125, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05),
-    *(0.06, 0.08, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0),
-)
-"""Knative's upper bounds, in seconds."""
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+"""Queue-proxy's upper bounds, in seconds."""
 
 MESH_BUCKETS = (
     *(0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000),
@@ -19,6 +18,7 @@ MESH_BUCKETS = (
 )
 """Envoy's upper bounds, in milliseconds."""
 
+_SCOPE = ("knative.dev/serving/pkg/queue", "", "")
 _MESH_LABELS = (
     *("reporter", "source_workload", "destination_workload", "destination_workload_namespace", "destination_service"),
     *("destination_service_name", "destination_service_namespace", "request_protocol", "response_code"),
@@ -26,35 +26,38 @@ _MESH_LABELS = (
 
 
 class KnativeMetrics:
-    """`kn_serving_invocation_duration_seconds` by revision and response code."""
+    """`kn_serving_invocation_duration_seconds` as each pod's queue-proxy counts it since the pod began.
+
+    Neither revision nor service is said: what tells pods apart is what the scrape of a PodMonitor adds, `namespace` and
+    `pod`. The first sample of a pod appears with its first request, and its counters end with it.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._histogram = Histogram(
             "kn_serving_invocation_duration_seconds",
-            "The duration of a request, from the ingress to the revision and back",
+            "The duration of the request",
             labelnames=(
-                "kn_revision_name",
-                "kn_configuration_name",
-                "kn_service_name",
-                "k8s_namespace_name",
-                "http_response_status_code",
+                *("namespace", "pod", "http_response_status_code"),
+                *("otel_scope_name", "otel_scope_schema_url", "otel_scope_version"),
             ),
             buckets=BUCKETS,
             registry=registry,
         )
-        self._children: dict[tuple[Target, int], Histogram] = {}
+        self._children: dict[tuple[str, str, str], Histogram] = {}
 
-    def observe(self, target: Target, status: int, seconds: float) -> None:
+    def observe(self, target: Target, pod: str, status: int, seconds: float) -> None:
         """Count one answered request."""
-        key = (target, status)
+        key = (target.namespace, pod, str(status))
         child = self._children.get(key)
         if child is None:
-            # A Knative Service and its Configuration share their name.
-            child = self._histogram.labels(
-                target.backend, target.configuration, target.configuration, target.namespace, str(status)
-            )
-            self._children[key] = child
+            child = self._children[key] = self._histogram.labels(*key, *_SCOPE)
         child.observe(seconds)
+
+    def keep(self, pods: Container[tuple[str, str]]) -> None:
+        """Forget all pods but these, by namespace and name."""
+        for key in [key for key in self._children if key[:2] not in pods]:
+            self._histogram.remove(*key, *_SCOPE)
+            del self._children[key]
 
 
 class MeshMetrics:
@@ -99,10 +102,14 @@ class RequestMetrics:
         self._knative = KnativeMetrics(self._registry)
         self._mesh = MeshMetrics(self._registry)
 
-    def observe(self, target: Target, status: int, seconds: float) -> None:
-        """Count one answered request."""
-        (self._knative if target.configuration else self._mesh).observe(target, status, seconds)
+    def observe(self, target: Target, pod: str, status: int, seconds: float) -> None:
+        """Count one answered request; of a revision only what has reached a pod, for its queue-proxy counts."""
+        if not target.configuration:
+            self._mesh.observe(target, status, seconds)
+        elif pod:
+            self._knative.observe(target, pod, status, seconds)
 
-    def exposition(self) -> bytes:
-        """Everything counted so far, in Prometheus' text format."""
+    def exposition(self, pods: Container[tuple[str, str]]) -> bytes:
+        """Everything counted by the pods that there are, in Prometheus' text format."""
+        self._knative.keep(pods)
         return generate_latest(self._registry)

@@ -79,30 +79,32 @@ class Ingress:
         if target is None:
             return _error(503, f"{host!r} sends its requests nowhere yet")
         started = time.perf_counter()
-        response = await self._answer_from(target, request)
+        pod, response = await self._answer_from(target, request)
         if not in_cluster(host):
-            self.metrics.observe(target, response.status, time.perf_counter() - started)
+            self.metrics.observe(target, pod, response.status, time.perf_counter() - started)
         return response
 
-    async def _answer_from(self, target: Target, request: web.BaseRequest) -> web.Response:
+    async def _answer_from(self, target: Target, request: web.BaseRequest) -> tuple[str, web.Response]:
+        """The pod that was reached, if any, and its answer."""
         fault = self.faults.of(target.backend)
+        endpoints = self.routes.next_endpoints(target)[:ATTEMPTS]
         if fault.error_rate and self._random.random() < fault.error_rate:
-            return _error(500, f"fault injected into {target.backend}")
+            return endpoints[0].pod if endpoints else "", _error(500, f"fault injected into {target.backend}")
         if fault.delay_seconds:
             await asyncio.sleep(fault.delay_seconds)
         body = await request.content.read() if request.can_read_body else b""
         if len(body) > LARGEST_BODY:
-            return _error(413, f"the body is larger than {LARGEST_BODY} bytes")
-        for endpoint in self.routes.next_endpoints(target)[:ATTEMPTS]:
+            return "", _error(413, f"the body is larger than {LARGEST_BODY} bytes")
+        for endpoint in endpoints:
             try:
-                return await self._forward(endpoint, request, body)
+                return endpoint.pod, await self._forward(endpoint, request, body)
             except aiohttp.ClientConnectorError:
                 continue  # nothing was sent: the next pod may answer
             except TimeoutError:
-                return _error(504, f"{endpoint.pod} did not answer in time")
+                return endpoint.pod, _error(504, f"{endpoint.pod} did not answer in time")
             except aiohttp.ClientError as error:
-                return _error(502, f"{endpoint.pod} broke off: {error}")
-        return _error(503, f"{target.kind} {target.backend} has no ready pod")
+                return endpoint.pod, _error(502, f"{endpoint.pod} broke off: {error}")
+        return "", _error(503, f"{target.kind} {target.backend} has no ready pod")
 
     async def _forward(self, endpoint: Endpoint, request: web.BaseRequest, body: bytes) -> web.Response:
         if self._session is None:
@@ -133,7 +135,8 @@ class Ingress:
         return app
 
     async def _get_metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=self.metrics.exposition(), headers={"Content-Type": self.metrics.content_type})
+        exposition = self.metrics.exposition(self.routes.pods)
+        return web.Response(body=exposition, headers={"Content-Type": self.metrics.content_type})
 
     async def _get_routes(self, _: web.Request) -> web.Response:
         return web.json_response(self.routes.describe())

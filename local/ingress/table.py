@@ -44,6 +44,11 @@ class RoutingTable:
         self._pods = tuple(pods)
         self._set_endpoints()
 
+    @property
+    def pods(self) -> set[BackendKey]:
+        """Namespace and name of all pods, ready or not."""
+        return {(pod["metadata"]["namespace"], pod["metadata"]["name"]) for pod in self._pods}
+
     def knows(self, host: str) -> bool:
         """Whether anything has this host."""
         return host in self._turns

@@ -113,7 +113,8 @@ _ROUNDING = 0.002
 class Traffic:
     """Counters of pods; every new query time stands for `requests` more requests, split as the cluster says.
 
-    In Knative mode that is the status, and the metrics are Knative's; in Standard mode the HTTPRoute, and Istio's.
+    In Knative mode that is the status, and the metrics are queue-proxy's, which name nothing but the pod; in Standard
+    mode the HTTPRoute, and Istio's.
     `pods` says how many pods a revision has: `replaced` ends one and starts another, `reset` restarts all containers,
     `wiped` takes Prometheus its storage. `hidden` pods are not scraped; `says` is (status, document) in place of an
     answer, and `warnings` stand beside one.
@@ -122,7 +123,7 @@ class Traffic:
     def __init__(self, store, mode="Knative"):
         self._store = store
         self._mode = mode
-        knative = ("kn_revision_name", "http_response_status_code")
+        knative = ("side", "http_response_status_code")
         self._revision, self._code = knative if mode == "Knative" else ("destination_service_name", "response_code")
         self._unit = 1 if mode == "Knative" else 1000
         self.requests = 200
@@ -146,6 +147,10 @@ class Traffic:
                 return [{"metric": {}, "value": [at, "1"]}]
             if query.startswith(("topk(", "max(")):
                 return []
+            if query.startswith("label_replace(group by"):
+                series = "kn_serving_invocation_duration_seconds_count/pod"
+                known = {"naming": series, "namespace": NAMESPACE}
+                return [{"metric": known, "value": [at, "1"]}] if self.codes else []
             if at != self._time:
                 self._time = at
                 self._serve()

@@ -123,7 +123,7 @@ def queries(preset: Preset, *, namespace: str, sides: Sequence[str], window_seco
     for the first time meanwhile. What a series brings along when it appears is its own past, and counts only where it
     can have no other: see `_new`.
     """
-    names = "|".join(map(_pods, sides) if preset.by_pod else sides)
+    names = "|".join(map(pods_expression, sides) if preset.by_pod else sides)
     chosen = [f'{preset.namespace}="{namespace}"', f'{preset.side}=~"{names}"', *filter(None, [preset.counter.only])]
     window = _milliseconds(window_seconds)
     earlier = _milliseconds(window_seconds + min(window_seconds, _LOOKBACK_SECONDS))
@@ -173,7 +173,7 @@ def filled(template: str, *, side: str, service: str, namespace: str, window_sec
     """A query of one's own for one side."""
     values = {
         "side": side,
-        "pods": _pods(side),
+        "pods": pods_expression(side),
         "service": service,
         "namespace": namespace,
         "window": _milliseconds(window_seconds),
@@ -189,7 +189,7 @@ def peak(query: str, window_seconds: float) -> str:
     return f"max_over_time(({query})[10m:15s] offset {_milliseconds(window_seconds)})"
 
 
-def _pods(side: str) -> str:
+def pods_expression(side: str) -> str:
     """The pods of a revision's or a predictor's Deployment, and of no other whose name begins alike."""
     return f"(?:{pods_of([predictor_deployment(side)])})"
 
@@ -199,7 +199,7 @@ def _by_side(preset: Preset, expression: str, sides: Sequence[str]) -> str:
     if not preset.by_pod:
         return expression
     for side in sides:
-        expression = f'label_replace({expression}, "{_SIDE}", "{side}", "{preset.side}", "{_pods(side)}")'
+        expression = f'label_replace({expression}, "{_SIDE}", "{side}", "{preset.side}", "{pods_expression(side)}")'
     return expression
 
 

@@ -19,6 +19,7 @@ from ml_lifecycle.canary.evidence import Evidence, Window
 from ml_lifecycle.canary.snapshot import Snapshot
 from ml_lifecycle.canary.verdict import Outcome
 from ml_lifecycle.kserve.found import Absent, NeverServed, Serving
+from ml_lifecycle.kserve.naming import Naming
 from ml_lifecycle.kserve.outlook import outlook
 from ml_lifecycle.kserve.predictor import Predictor
 from ml_lifecycle.kserve.replicas import Running, beside, raised
@@ -101,7 +102,8 @@ class RolloutState:
     the rollout opened; `prepared`: the percent of the load that the canary has been given replicas for.
     `approved`: the percents that a person has let go on; `frozen`: who stopped it by hand, and why; `announced`: the
     percent whose pause has been told; `steered`: the number of the latest order it obeyed; `unrouted_since`: a
-    ready canary has waited for its place in the route since. `driver` is raised by each process that drives the
+    ready canary has waited for its place in the route since; `naming`: how Knative's metrics name both sides, once
+    Prometheus has shown it. `driver` is raised by each process that drives the
     rollout, and `driver_mark` tells two apart that raised it at once.
     """
 
@@ -140,6 +142,7 @@ class RolloutState:
     paused_seconds: float = 0.0
     announced: int | None = None
     unrouted_since: float | None = None
+    naming: Naming | None = None
     driver: int = 0
     driver_mark: str = ""
 
@@ -207,6 +210,7 @@ class RolloutState:
             "candidate": self.candidate.to_json(),
             "stable": self.stable.to_json() if self.stable else None,
             "stood": self.stood.to_json() if self.stood else None,
+            "naming": vars(self.naming) if self.naming else None,
             "steps": [step.to_json() for step in self.steps],
             "trace": [point.to_json() for point in self.trace],
             "evidence": self.evidence.to_json(),

@@ -226,6 +226,7 @@ class CanaryTrigger(RolloutTrigger):
         from ml_lifecycle.kserve.rollout import remember
         from ml_lifecycle.prometheus.exceptions import PrometheusError
 
+        state = await client.named(state, prometheus)
         try:
             windows = await client.history(state, prometheus)
         except PrometheusError as error:
@@ -246,6 +247,7 @@ class CanaryTrigger(RolloutTrigger):
         reason = trouble(state, service)
         if service is None or reason:
             return await client.save(state.decide(Decision.ROLLED_BACK, reason))
+        state = await client.named(state, prometheus)
         grown = await client.growths(state, prometheus)
         if reason := await client.crashed(state, grown):
             return await client.save(state.decide(Decision.ROLLED_BACK, reason))

@@ -169,7 +169,7 @@ class Rollout(Section):
     metrics: Literal["knative_otel", "knative_queue_proxy", "istio", "ml_serving", "kserve"] | None = Field(
         default=None,
         description="whose metrics tell requests, errors and latency of both sides: see docs/metrics.md; none given: "
-        "knative_otel in Knative mode, istio in Standard mode",
+        "in Knative mode Knative's, by whatever labels Prometheus has of it, in Standard mode istio",
     )
     errors: ErrorQueries | None = Field(
         default=None, description="failed and all requests by your own queries, in place of what `metrics` counts"

@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import math
 import time
 from collections import Counter
 
@@ -107,31 +108,45 @@ async def test_a_broken_connection_is_a_502(session, canary):
     assert (await post(session, canary, path="/break"))[0] == 502
 
 
-async def test_metrics_count_every_request_as_knative_does(session, canary):
+async def test_metrics_count_every_request_as_queue_proxies_do(session, canary):
+    """By pod, with real bounds; what is said of revision and service comes with the scrape, or not at all."""
     for _ in range(8):
         await post(session, canary)
     found = await samples(session, canary)
     counts = {
-        sample.labels["kn_revision_name"]: (sample.value, sample.labels)
+        sample.labels["pod"]: (sample.value, sample.labels)
         for sample in found
         if sample.name == "kn_serving_invocation_duration_seconds_count"
     }
-    assert {revision: value for revision, (value, _) in counts.items()} == {"r1": 6, "r2": 2}
-    assert counts["r2"][1] == {
-        "kn_revision_name": "r2",
-        "kn_configuration_name": "digits-predictor",
-        "kn_service_name": "digits-predictor",
-        "k8s_namespace_name": "models",
+    assert {pod: value for pod, (value, _) in counts.items()} == {"b": 6, "a": 2}
+    assert counts["a"][1] == {
+        "namespace": "models",
+        "pod": "a",
         "http_response_status_code": "200",
+        "otel_scope_name": "knative.dev/serving/pkg/queue",
+        "otel_scope_schema_url": "",
+        "otel_scope_version": "",
     }
     bounds = [
-        sample.labels["le"]
+        float(sample.labels["le"])
         for sample in found
-        if sample.name == "kn_serving_invocation_duration_seconds_bucket" and sample.labels["kn_revision_name"] == "r1"
+        if sample.name == "kn_serving_invocation_duration_seconds_bucket" and sample.labels["pod"] == "b"
     ]
-    assert bounds[0] == "0.001"
-    assert bounds[-2:] == ["10.0", "+Inf"]
+    assert bounds == [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, math.inf]
     assert {sample.name.rsplit("_", 1)[1] for sample in found} == {"bucket", "count", "sum"}
+
+
+async def test_a_pods_counters_end_with_it_and_begin_at_none(session, canary):
+    async with server("new") as new, server("old") as old:
+        canary.routes.set_pods([pod("a", "r2", new), pod("b", "r1", old)])
+        for _ in range(8):
+            await post(session, canary)
+        canary.routes.set_pods([pod("c", "r2", new), pod("b", "r1", old)])
+        assert {sample.labels["pod"] for sample in await samples(session, canary)} == {"b"}
+        for _ in range(8):
+            await post(session, canary)
+        counts = {s.labels["pod"]: s.value for s in await samples(session, canary) if s.name.endswith("_count")}
+    assert counts == {"b": 12, "c": 2}
 
 
 async def test_faults_hit_one_revision_until_they_end(session, canary):

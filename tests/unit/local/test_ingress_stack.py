@@ -106,8 +106,8 @@ class Stack:
 
 
 def short(backend):
-    """`r1` of digits-predictor-00001, `stable` of digits-predictor, `v2` of digits-v2-predictor."""
-    last = backend.removeprefix("digits-").removesuffix("predictor").strip("-") or "stable"
+    """`r1` of digits-predictor-00001 and its pods, `stable` of digits-predictor, `v2` of digits-v2-predictor."""
+    last = backend.partition("-deployment-")[0].removeprefix("digits-").removesuffix("predictor").strip("-") or "stable"
     return f"r{last[-1]}" if last.startswith("predictor") else last
 
 
@@ -144,7 +144,7 @@ async def test_a_canary_with_a_fault_under_load(tmp_path):
 
         async def requests():
             return await stack.requests(
-                "kn_serving_invocation_duration_seconds_count", "kn_revision_name", "http_response_status_code"
+                "kn_serving_invocation_duration_seconds_count", "pod", "http_response_status_code"
             )
 
         assert (await stack.statistics())["waiting"]

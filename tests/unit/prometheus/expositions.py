@@ -16,20 +16,50 @@ Requests = dict[str, dict[str, int]]
 
 
 def knative_otel(requests: Requests) -> str:
-    """Queue-proxy's OpenTelemetry histogram as a collector exports it."""
+    """Queue-proxy's OpenTelemetry histogram, pushed by OTLP to a backend that promotes resource attributes."""
+    return _queue_proxy(
+        requests,
+        lambda side: {
+            "k8s_namespace_name": "models",
+            "k8s_pod_name": pod(side),
+            "kn_configuration_name": "digits-predictor",
+            "kn_revision_name": side,
+        },
+    )
+
+
+def knative_relabelled(requests: Requests) -> str:
+    """The same as `k8s_templates/knative_pod_monitor.yaml` has it scraped: with labels of the pod."""
+    return _queue_proxy(
+        requests,
+        lambda side: {
+            "namespace": "models",
+            "pod": pod(side),
+            "serving_knative_dev_revision": side,
+            "serving_knative_dev_configuration": "digits-predictor",
+        },
+    )
+
+
+def knative_scraped(requests: Requests) -> str:
+    """The same as any PodMonitor has it scraped: nothing but the pod tells revisions apart."""
+    return _queue_proxy(requests, lambda side: {"namespace": "models", "pod": pod(side)})
+
+
+def knative_bare(requests: Requests) -> str:
+    """The same as it is shown by queue-proxy, without any label of the scrape."""
+    return _queue_proxy(requests, lambda side: {"addr": side[-5:]})
+
+
+def _queue_proxy(requests: Requests, labels: Callable[[str], Mapping[str, str]]) -> str:
+    scope = {"otel_scope_name": "knative.dev/serving/pkg/queue", "otel_scope_schema_url": "", "otel_scope_version": ""}
     return _text(
         *(
             line
             for side, code, count in _each(requests)
             for line in _histogram(
                 "kn_serving_invocation_duration_seconds",
-                {
-                    "http_request_method": "POST",
-                    "http_response_status_code": code,
-                    "k8s_namespace_name": "models",
-                    "kn_configuration_name": "digits-predictor",
-                    "kn_revision_name": side,
-                },
+                {"http_response_status_code": code, **scope, **labels(side)},
                 count,
             )
         )

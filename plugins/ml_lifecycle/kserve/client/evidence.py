@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import replace
 from functools import partial
@@ -9,14 +10,17 @@ from functools import partial
 from ml_lifecycle.canary.evidence import Window
 from ml_lifecycle.canary.snapshot import Gap, Growths
 from ml_lifecycle.kserve import queries
-from ml_lifecycle.kserve.data_planes import filled, source
+from ml_lifecycle.kserve.data_planes import Preset, filled, source
 from ml_lifecycle.kserve.exceptions import RolloutRefusedError
 from ml_lifecycle.kserve.missing_metrics import why_nothing
+from ml_lifecycle.kserve.naming import answered, is_open, question
 from ml_lifecycle.kserve.own_queries import refusals
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.rollout import RolloutState
 from ml_lifecycle.prometheus.client import PrometheusClient
 from ml_lifecycle.prometheus.exceptions import PrometheusError
+
+log = logging.getLogger(__name__)
 
 _FIRST_WINDOW_SECONDS = 60.0
 _LONGEST_SECONDS = 3600.0
@@ -27,7 +31,7 @@ async def growths(state: RolloutState, prometheus: PrometheusClient, now: float)
 
     A Gap with the reason where Prometheus does not answer, or refuses now what it answered at `open`.
     """
-    preset = source(state.request.rollout, standard=state.standard)
+    preset = _preset(state)
     sides = state.revision, state.stable_revision
     # After longer than that the look begins anew: a query over half a day may never be answered.
     since = now - min(now - state.snapshot.at, _LONGEST_SECONDS) if state.snapshot else now - _FIRST_WINDOW_SECONDS
@@ -53,13 +57,41 @@ async def history(state: RolloutState, prometheus: PrometheusClient, now: float)
     """The stable side's looks before `now`; PrometheusError where they cannot be read."""
     return await queries.history(
         prometheus,
-        source(state.request.rollout, standard=state.standard),
+        _preset(state),
         service=state.service,
         namespace=state.request.namespace,
         stable=state.stable_revision,
         end=now,
         step=state.request.rollout.look_seconds,
     )
+
+
+async def named(state: RolloutState, prometheus: PrometheusClient, now: float, *, aloud: bool = False) -> RolloutState:
+    """With the names of both sides in Prometheus, where the settings leave them open and any series has them by `now`.
+
+    Where there is none, and `aloud`, the log says what Prometheus has instead, and what to configure.
+    """
+    metrics = state.request.rollout.metrics
+    sides = tuple(filter(None, (state.revision, state.stable_revision)))
+    if state.naming is not None or not sides or not is_open(metrics, standard=state.standard):
+        return state
+    try:
+        naming = answered(await prometheus.instant(question(sides), now), state.request.namespace, metrics)
+        if naming is None and aloud:
+            why = await why_nothing(prometheus, _preset(state), state.request.namespace, sides, now)
+            log.warning("no requests of %s can be told yet: %s", " and ".join(sides), why)
+    except PrometheusError as error:
+        log.warning("how Prometheus names the requests of %s is not known yet: %s", state.service, _brief(error))
+        return state
+    if naming is None:
+        return state
+    log.info("requests are told by %s", naming)
+    return replace(state, naming=naming)
+
+
+def _preset(state: RolloutState) -> Preset:
+    preset = source(state.request.rollout, standard=state.standard)
+    return state.naming.applied(preset) if state.naming else preset
 
 
 async def check_prometheus(prometheus: PrometheusClient, request: RolloutRequest, at: float) -> None:

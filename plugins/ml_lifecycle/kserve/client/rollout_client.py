@@ -430,6 +430,10 @@ class RolloutClient(RolloutLease):
         reason = crashed(await self._services.pods(state, state.revision, standard=state.standard))
         return f"revision {state.revision}: {reason}" if reason else ""
 
+    async def named(self, state: RolloutState, prometheus: PrometheusClient, *, aloud: bool = False) -> RolloutState:
+        """With how Prometheus names both sides' requests, where it shows; `aloud` where it does not."""
+        return await evidence.named(state, prometheus, self.now(), aloud=aloud)
+
     async def growths(self, state: RolloutState, prometheus: PrometheusClient) -> Growths | Gap:
         """What both sides' counters grew by since the last look; a Gap where Prometheus does not say."""
         return await evidence.growths(state, prometheus, self.now())

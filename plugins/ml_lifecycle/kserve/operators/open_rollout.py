@@ -50,7 +50,9 @@ async def _open(request: RolloutRequest, golden: str, held_by: str) -> RolloutSt
     async with connect(request.connections.kubernetes, held_by) as client:
         async with connect_prometheus(request.connections.prometheus) as prometheus:
             await check_prometheus(prometheus, request, client.now())
-        return await client.open(request, golden)
+            state = await client.open(request, golden)
+            named = await client.named(state, prometheus, aloud=True)
+        return await client.save(named) if named.naming != state.naming else state
 
 
 def _stable(state: RolloutState) -> str:
