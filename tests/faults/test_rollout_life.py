@@ -67,6 +67,7 @@ async def test_a_killed_canary_goes_on_where_it_was_and_promotes(cluster):
         # Three looks, and the triggerer dies.
         async with connect("prometheus_default") as prometheus:
             for _ in range(3):
+                state = await client.named(state, prometheus)
                 grown = await client.growths(state, prometheus)
                 state = await client.save(look(state, await client.service(state), grown, client.now()).state)
         seen = len((await client.own(NAMESPACE, MODEL)).evidence.errors)
