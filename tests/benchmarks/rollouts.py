@@ -217,7 +217,8 @@ class Bench:
 
     async def _make_live(self, client):
         from ml_lifecycle.kserve.client import FIELD_MANAGER
-        from ml_lifecycle.kserve.manifest import Templates, predictor
+        from ml_lifecycle.kserve.manifest import Templates
+        from ml_lifecycle.kserve.predictor import predictor
         from ml_lifecycle.kubernetes.resource import INFERENCE_SERVICE
         from ml_lifecycle.resources import resource
 

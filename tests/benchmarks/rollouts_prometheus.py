@@ -23,19 +23,24 @@ REQUESTS_PER_SECOND = 200.0
 ERROR_RATE, BAD_ERROR_RATE = 0.005, 0.025
 BOUNDS = ("0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf")
 _SHARES = np.array([0.05, 0.2, 0.4, 0.25, 0.07, 0.02, 0.008, 0.001, 0.0005, 0.0003, 0.0001, 0.0001])
-_CONFIGURATION = re.compile(r'kn_configuration_name="([^"]+)-predictor"')
+_CONFIGURATION = re.compile(r'kn_revision_name=~"([^"|]+)-predictor-')
+_WINDOW = re.compile(r"offset (\d+)ms")
+_NAMING = "kn_serving_invocation_duration_seconds_count/kn_revision_name"
+_KEPT_SECONDS = 600.0
 
 
 class Service:
     """The counters of one service's revisions."""
 
     def __init__(self, seed: int, *, bad: bool) -> None:
+        self.namespace = ""
         self.traffic: list[tuple[str, float]] = []
         self.codes = defaultdict(lambda: np.zeros(2, dtype=np.int64))
         self.buckets = defaultdict(lambda: np.zeros(len(BOUNDS), dtype=np.int64))
         self._random = np.random.default_rng(seed)
         self._bad = bad
         self._at = None
+        self._shots = []  # (Unix time, counters by status code, by bucket), as if scraped at each question
 
     def advance(self, at: float) -> None:
         """What was served until Unix time `at`."""
@@ -47,16 +52,24 @@ class Service:
             failed = self._random.binomial(count, rate)
             self.codes[revision] += (count - failed, failed)
             self.buckets[revision] += self._random.multinomial(count, _SHARES).cumsum()
+        shot = tuple({name: counts.copy() for name, counts in each.items()} for each in (self.codes, self.buckets))
+        self._shots = [each for each in self._shots if each[0] > at - _KEPT_SECONDS] + [(at, *shot)]
+
+    def growth(self, begin: float, end: float, kind: int) -> dict[str, np.ndarray]:
+        """By revision, what the counters of a kind (1: status codes, 2: buckets) grew by between two moments."""
+        now = next((shot[kind] for shot in reversed(self._shots) if shot[0] <= end), {})
+        then = next((shot[kind] for shot in reversed(self._shots) if shot[0] <= begin), {})
+        return {name: counts - then.get(name, 0) for name, counts in now.items()}
 
     def history(self, start: float, end: float, step: float) -> list[tuple[str, list[list]]]:
-        """A steady past, by status code."""
+        """A steady past: what each step grew by, by status code."""
         times = np.arange(start, end + step / 2, step)
         counts = self._random.poisson(REQUESTS_PER_SECOND * step, len(times))
         failed = self._random.binomial(counts, ERROR_RATE)
-        cumulated = {"200": (counts - failed).cumsum(), "500": failed.cumsum()}
+        grown = {"200": counts - failed, "500": failed}
         return [
             (code, [[float(at), str(value)] for at, value in zip(times, values, strict=True)])
-            for code, values in cumulated.items()
+            for code, values in grown.items()
         ]
 
 
@@ -72,6 +85,7 @@ class Answers:
         name = manifest["metadata"]["name"]
         bad = self._is_bad(name)
         service = self.services.setdefault(name, Service(sum(name.encode()), bad=bad))
+        service.namespace = manifest["metadata"]["namespace"]
         component = manifest.get("status", {}).get("components", {}).get("predictor", {})
         service.traffic = [(share["revisionName"], share["percent"] / 100) for share in component.get("traffic", [])]
 
@@ -88,6 +102,10 @@ class Answers:
         form = await request.post()
         service = self.services[_CONFIGURATION.search(form["query"])[1]]
         stable = service.traffic[-1][0]
+        if form["query"].startswith("count("):
+            start, end, step = (float(form[name]) for name in ("start", "end", "step"))
+            known = [[float(at), "4"] for at in np.arange(start, end + step / 2, step)]
+            return _success("matrix", [{"metric": {}, "values": known}])
         found = service.history(*(float(form[name]) for name in ("start", "end", "step")))
         metric = {"kn_revision_name": stable}
         rows = [{"metric": metric | {"http_response_status_code": code}, "values": values} for code, values in found]
@@ -95,10 +113,16 @@ class Answers:
 
 
 def _rows(service, query, at):
-    if "resets(" in query:
+    if query.startswith("label_replace(group"):
+        yield {"metric": {"naming": _NAMING, "k8s_namespace_name": service.namespace}, "value": [at, "1"]}
         return
-    for revision, counts in (service.buckets if "_bucket" in query else service.codes).items():
-        label, names = ("le", BOUNDS) if "_bucket" in query else ("http_response_status_code", ("200", "500"))
+    seconds = float(_WINDOW.search(query)[1]) / 1000
+    if query.startswith("count("):
+        yield {"metric": {}, "value": [at, "4"]}
+        return
+    of_buckets = query.startswith("sum by (kn_revision_name,le)")
+    for revision, counts in service.growth(at - seconds, at, 2 if of_buckets else 1).items():
+        label, names = ("le", BOUNDS) if of_buckets else ("http_response_status_code", ("200", "500"))
         for name, count in zip(names, counts, strict=True):
             if count:
                 yield {"metric": {"kn_revision_name": revision, label: name}, "value": [at, str(count)]}
