@@ -24,6 +24,7 @@ DOES_IO = {
     "kserve/own_queries.py",  # asks Prometheus
     "kserve/queries.py",  # asks Prometheus
     "kserve/smoke_test.py",  # a KubernetesPodOperator
+    "scaling/asking_why.py",  # asks Prometheus
     "scaling/budget.py",  # runs tasks by the clock
     "scaling/histories.py",  # asks Prometheus
     "scaling/history_cache.py",  # keeps files

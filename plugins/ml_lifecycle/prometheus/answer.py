@@ -38,6 +38,11 @@ _REMARKS = ("PromQL info:", "PromQL warning:")
 _EXCERPT = 300
 
 
+def quoted(query: str) -> str:
+    """A query as messages show it; one for many services has tens of thousands of characters."""
+    return repr(query if len(query) <= _EXCERPT else f"{query[:_EXCERPT]}…")
+
+
 @dataclass(frozen=True)
 class Sample:
     """One series at one time; `at` in Unix seconds. NaN stays NaN."""
@@ -92,15 +97,18 @@ class Answer:
         if (error := self._error()) is not None:
             raise error
         if missing := self._missing():
-            raise PrometheusUnavailableError(f"Prometheus at {self.address} answers {self.query!r} in part: {missing}")
+            raise PrometheusUnavailableError(
+                f"Prometheus at {self.address} answers {quoted(self.query)} in part: {missing}"
+            )
         data: Mapping[str, Any] = self.document["data"]
         if not isinstance(data["result"], list) or not isinstance(data["resultType"], str):
             raise TypeError("the result is no list")
         if data["resultType"] not in kinds:
-            raise PrometheusQueryError(f"{self.query!r} yields a {data['resultType']}, not a {kinds[0]}")
+            raise PrometheusQueryError(f"{quoted(self.query)} yields a {data['resultType']}, not a {kinds[0]}")
         if any("histogram" in row or "histograms" in row for row in data["result"] if isinstance(row, dict)):
             raise PrometheusQueryError(
-                f"{self.query!r} gives histograms, not numbers: wrap it in histogram_count() or histogram_quantile()"
+                f"{quoted(self.query)} gives histograms, not numbers: wrap it in histogram_count() or "
+                "histogram_quantile()"
             )
         return data
 
@@ -112,9 +120,9 @@ class Answer:
             return None
         message = f"Prometheus at {self.address} answered {self.status}: {said}"
         if self._heavy(said if document else ""):
-            return PrometheusTooHeavyError(f"{message}; asked was {self.query!r}")
+            return PrometheusTooHeavyError(f"{message}; asked was {quoted(self.query)}")
         if self.status in _REFUSING_STATUS and document:
-            return PrometheusQueryError(f"Prometheus refuses {self.query!r}: {said}")
+            return PrometheusQueryError(f"Prometheus refuses {quoted(self.query)}: {said}")
         if not document:
             return PrometheusUnavailableError(f"{message}; that is no JSON object: is it a Prometheus?")
         return PrometheusUnavailableError(message)
@@ -139,7 +147,7 @@ class Answer:
             yield
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise PrometheusUnavailableError(
-                f"Prometheus at {self.address} answers {self.query!r} not as its API is documented ({error!r}): "
+                f"Prometheus at {self.address} answers {quoted(self.query)} not as its API is documented ({error!r}): "
                 f"{self.text[:_EXCERPT]}"
             ) from error
 

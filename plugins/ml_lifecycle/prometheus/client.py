@@ -15,7 +15,7 @@ import httpx
 
 from ml_lifecycle.address import without_credentials
 from ml_lifecycle.exceptions import SettingsError
-from ml_lifecycle.prometheus.answer import Answer, Sample, Series
+from ml_lifecycle.prometheus.answer import Answer, Sample, Series, quoted
 from ml_lifecycle.prometheus.exceptions import PrometheusTooHeavyError, PrometheusUnavailableError
 from ml_lifecycle.prometheus.matrix import read_matrix
 from ml_lifecycle.sharing import Shared
@@ -85,7 +85,7 @@ class PrometheusClient:
                 status, body = await self._post(path, form)
         except (TimeoutError, httpx.ReadTimeout) as error:
             raise PrometheusTooHeavyError(
-                f"Prometheus at {self.base_url} does not answer {form['query']!r} within {self._timeout:g} s: "
+                f"Prometheus at {self.base_url} does not answer {quoted(form['query'])} within {self._timeout:g} s: "
                 "ask for less, or raise the connection's timeout"
             ) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -97,7 +97,7 @@ class PrometheusClient:
         document = await reading if reading else _read(read, body)
         answer = Answer(self.base_url, form["query"], status, document, body[:1000].decode(errors="replace"))
         for remark in answer.remarks:
-            logger.info("Prometheus says of %s: %s", form["query"], remark)
+            logger.info("Prometheus says of %s: %s", quoted(form["query"]), remark)
         return answer
 
     async def _post(self, path: str, form: Mapping[str, str]) -> tuple[int, bytes]:
@@ -117,7 +117,8 @@ class PrometheusClient:
                 body += chunk
                 if len(body) > self._largest:
                     raise PrometheusTooHeavyError(
-                        f"Prometheus at {self.base_url} answers {form['query']!r} with more than {self._largest} bytes"
+                        f"Prometheus at {self.base_url} answers {quoted(form['query'])} with more than {self._largest} "
+                        "bytes"
                     )
         return response.status_code, bytes(body)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ml_lifecycle.exceptions import LifecycleError
+from ml_lifecycle.prometheus.answer import quoted
 from ml_lifecycle.prometheus.exceptions import PrometheusTooHeavyError
 from ml_lifecycle.scaling.budget import within
 from ml_lifecycle.scaling.exceptions import MetricError
@@ -95,7 +96,7 @@ async def read_loads(
             except LifecycleError as error:
                 fail(query, str(error))
             except Exception as error:
-                logger.exception("the answer to %r could not be understood", query.query)
+                logger.exception("the answer to %s could not be understood", quoted(query.query))
                 fail(query, f"unexpected: {error!r}")
             remember(query.scalers)  # those whose series has ended
 
@@ -181,7 +182,7 @@ def _opened(folder: Path, step: int, now: float, room: Mapping[str, int]) -> His
 async def _answer(query: LoadQuery, prometheus: PrometheusClient, now: float) -> list[tuple[ScalerKey, History]]:
     found = await _read(query, prometheus, now, 0, query.points)
     if not query.labels and len(found) > 1:
-        raise MetricError(f"{query.query!r} gives {len(found)} series, and one is needed: put it into sum(...)")
+        raise MetricError(f"{quoted(query.query)} gives {len(found)} series, and one is needed: put it into sum(...)")
     return [
         (key, on_grid(series.times, series.values, end=now, step=query.step_seconds, points=query.points))
         for series in found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from ml_lifecycle.kubernetes.pod_names import pods_of, revision_deployment
 from ml_lifecycle.prometheus.request_counters import REQUEST_COUNTERS, RequestCounter
@@ -84,13 +85,13 @@ class LoadSource:
         `revision` is the number of its newest Revision. Of `others`, services whose names begin alike, nothing counts.
         """
         strangers, parts = sorted(others), []
-        for number, form in enumerate(self.forms):
+        for form, unnamed in zip(self.forms, self._unnamed, strict=True):
             chosen = [
                 f'{form.namespace}="{namespace}"',
                 f'{form.label}=~"{form.own(service, revision)}"',
                 *(f'{form.label}!~"{form.own(other, 1)}"' for other in strangers if form.versions),
             ]
-            rate = self._over("rate", [*chosen, *self._unnamed(number)], window_seconds)
+            rate = self._over("rate", [*chosen, *unnamed], window_seconds)
             parts.append(f"sum by ({NAMESPACE}) ({_with_namespace(rate, form)})")
         return " or ".join(parts)
 
@@ -100,20 +101,24 @@ class LoadSource:
         # The longest first: of `fraud` and `fraud-v2` each gets what is its own.
         ordered = sorted(services, key=lambda name: (-len(name), name))
         names, parts = "|".join(map(_written, ordered)), []
-        for number, form in enumerate(self.forms):
+        for form, unnamed in zip(self.forms, self._unnamed, strict=True):
             chosen = [f'{form.namespace}=~"{"|".join(namespaces)}"', f'{form.label}=~"{form.shape(names)}"']
-            found = self._over(function, [*chosen, *self._unnamed(number)], window_seconds)
+            found = self._over(function, [*chosen, *unnamed], window_seconds)
             # Where no version may follow, any name is found, in a shorter text.
             shape = form.shape(names if form.versions else ".+")
             found = f'label_replace({_with_namespace(found, form)}, "{SERVICE}", "$1", "{form.label}", "{shape}")'
             parts.append(f"{aggregate} by ({NAMESPACE}, {SERVICE}) ({found})")
         return " or ".join(parts)
 
-    def _unnamed(self, number: int) -> list[str]:
-        """What takes out of a form the series that an earlier one names."""
-        own, before = self.forms[number], self.forms[:number]
-        labels = dict.fromkeys(form.namespace if form.label == own.label else form.label for form in before)
-        return [f'{label}=""' for label in labels if label not in (own.namespace, own.label)]
+    @cached_property
+    def _unnamed(self) -> list[list[str]]:
+        """For each form, what takes out of it the series that an earlier one names."""
+        found = []
+        for number, own in enumerate(self.forms):
+            before = self.forms[:number]
+            labels = dict.fromkeys(form.namespace if form.label == own.label else form.label for form in before)
+            found.append([f'{label}=""' for label in labels if label not in (own.namespace, own.label)])
+        return found
 
     def _over(self, function: str, chosen: Iterable[str], window_seconds: float) -> str:
         selected = ", ".join([*chosen, *filter(None, [self.counter.only])])

@@ -7,6 +7,7 @@ import math
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from ml_lifecycle.prometheus.answer import quoted
 from ml_lifecycle.prometheus.exceptions import PrometheusError
 from ml_lifecycle.scaling.exceptions import MetricError
 from ml_lifecycle.scaling.measures import (
@@ -75,7 +76,8 @@ async def _capacity(
         return capacity, str(target)
     if before.capacity is None:
         raise MetricError(
-            f"capacityPerReplica cannot be measured: {query!r} gives nothing. It needs container_cpu_usage_seconds_"
-            "total, kube_pod_container_resource_limits, a CPU limit and some load; or give capacityPerReplica"
+            f"capacityPerReplica cannot be measured: {quoted(query)} gives nothing. It needs "
+            "container_cpu_usage_seconds_total, kube_pod_container_resource_limits, a CPU limit and some load; or give "
+            "capacityPerReplica"
         )
     return before.capacity, before.capacity_of

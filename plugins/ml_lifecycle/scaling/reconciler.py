@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from ml_lifecycle.exceptions import LifecycleError
 from ml_lifecycle.kubernetes.leases import lease_name
 from ml_lifecycle.kubernetes.resource import REVISION
+from ml_lifecycle.scaling.asking_why import look_for
 from ml_lifecycle.scaling.budget import each_within, in_parts, within
 from ml_lifecycle.scaling.client import ScalerClient, Surroundings, Target
 from ml_lifecycle.scaling.conflicts import find_conflicts, rollout_in_progress
@@ -30,8 +31,9 @@ from ml_lifecycle.scaling.histories import Loads, read_loads
 from ml_lifecycle.scaling.history import History
 from ml_lifecycle.scaling.measures import measured_before, with_measures
 from ml_lifecycle.scaling.measuring import read_measures
+from ml_lifecycle.scaling.missing_loads import question_of, service_of, source_of, why
 from ml_lifecycle.scaling.picture import draw, look_of, past_questions
-from ml_lifecycle.scaling.policy import Observation, plans
+from ml_lifecycle.scaling.policy import Cause, Observation, plans
 from ml_lifecycle.scaling.queries import ScalerKey, in_turn
 from ml_lifecycle.scaling.resource import FINALIZER, INFERENCE_SERVICE_KIND, Scaler, ScalerSpec, within_rights
 from ml_lifecycle.scaling.status import Findings, build_status, read_period, read_scaled_up_at
@@ -46,6 +48,7 @@ MEASURING_SHARE = 0.3  # of the time left, that measuring may take
 SURROUNDINGS_SHARE = 0.3  # of the time left, that listing what else is there may take
 TARGETS_SHARE = 0.4  # of the time left, that reading the targets may take
 READING_SHARE = 0.5  # of the time left, that the reading of loads may take
+WHY_SHARE = 0.1  # of the time left, that finding out why there are no loads may take
 THREADS = len(os.sched_getaffinity(0))
 
 
@@ -133,6 +136,7 @@ class _Pass:
         loads = await self._loads(served)
         forecasts = await self._forecasts(served, loads)
         findings |= self._plans(served, targets, loads, forecasts)
+        findings |= await self._explained([scaler for scaler in free if _lacks_load(findings[scaler.key])], findings)
         return findings, targets
 
     def _beforehand(self, scaler: Scaler, conflict: str) -> Findings:
@@ -281,6 +285,24 @@ class _Pass:
             for scaler, one in zip(valid, in_parts(valid, planned), strict=True)
         }
 
+    async def _explained(
+        self, scalers: Sequence[Scaler], findings: Mapping[ScalerKey, Findings]
+    ) -> dict[ScalerKey, Findings]:
+        """The findings of scalers without a load, with what was asked for and what there is instead."""
+        seconds = WHY_SHARE * self._seconds_left()
+        seen = await look_for(scalers, self._prometheus, self._now.timestamp(), seconds) if scalers else {}
+        explained = {}
+        for scaler in scalers:
+            source, found = source_of(scaler), findings[scaler.key]
+            there = why(scaler, seen[source]) if source in seen else ""
+            if found.plan is None:  # a load alone does not give the capacity
+                known = source in seen and service_of(scaler) in seen[source].samples
+                explained[scaler.key] = dataclasses.replace(found, error=_joined(found.error, "" if known else there))
+            else:
+                said = _joined(found.plan.reason, question_of(scaler), there)
+                explained[scaler.key] = dataclasses.replace(found, plan=dataclasses.replace(found.plan, reason=said))
+        return explained
+
     def _hand_over(self, scaler: Scaler, target: Target) -> HandOver | None:
         """A target that is scaled to zero is switched off, and takes nothing over."""
         before = hand_over(scaler, _named(scaler, target)) if target.replicas else None
@@ -377,6 +399,17 @@ class _Pass:
                 logger.info("%s is deleted without returning replicas: %s", scaler, error)
         await self._client.remove_finalizer(scaler)
         return found
+
+
+def _lacks_load(found: Findings) -> bool:
+    """Whether Prometheus answered and had no load, be it to scale by or to measure the capacity by."""
+    if found.plan is None:
+        return found.error_reason == "CapacityUnknown"
+    return found.load is None and found.plan.cause not in {Cause.OFF, Cause.ZERO} and not found.metric_error
+
+
+def _joined(*sentences: str) -> str:
+    return "; ".join(filter(None, sentences))
 
 
 def _added(found: Findings) -> float:

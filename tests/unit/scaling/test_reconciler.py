@@ -345,7 +345,7 @@ async def test_many_services_are_one_query(world: World) -> None:
     for name in ("digits", "letters", "words"):
         await world.scaler(name, targetRef=inference_service_target(name), metric=RPS)
     decisions = await world.run()
-    assert len(world.prometheus.queries) == 1
+    assert len(world.prometheus.samples) == 1
     assert [decision.cause for decision in decisions].count("TargetMissing") == 2
 
 
