@@ -77,7 +77,7 @@ class Stack:
         if real("KUBECONFIG") and not (real("INGRESS") and real("SERVICE_HOST")):
             raise StackError(
                 "a canary needs requests: on a real cluster name its ingress and the service's host, "
-                "INGRESS=http://address:port SERVICE_HOST=<service>.<namespace>.<domain>"
+                "INGRESS=http://address:port SERVICE_HOST=<service>-predictor.<namespace>.<domain>"
             )
         process = self.processes.start(
             "load",

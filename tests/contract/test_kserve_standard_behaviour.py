@@ -1,10 +1,19 @@
 """How KServe in Standard mode rolls a new model out, where it splits traffic (see `kserve_platforms`)."""
 
+from urllib.parse import urlsplit
+
 import pytest
 
 from ml_lifecycle.kubernetes.conditions import Progress, Verdict, condition
 from ml_lifecycle.kubernetes.exceptions import DeniedError, NotFoundError
-from ml_lifecycle.kubernetes.resource import DEPLOYMENT, HTTP_ROUTE, INFERENCE_SERVICE, POD, SERVICE
+from ml_lifecycle.kubernetes.resource import (
+    DEPLOYMENT,
+    HORIZONTAL_POD_AUTOSCALER,
+    HTTP_ROUTE,
+    INFERENCE_SERVICE,
+    POD,
+    SERVICE,
+)
 
 NAME = "contract"
 STABLE, CANARY = f"{NAME}-predictor", f"{NAME}-v2-predictor"
@@ -53,6 +62,11 @@ class Rollout:
         for route in (STABLE, NAME):
             await self.wait(HTTP_ROUTE, route, lambda found: found and weights(found) == wanted)
 
+    async def hosts(self):
+        """Of each route."""
+        found = {name: await self.client.get(HTTP_ROUTE, name, self.namespace) for name in (STABLE, NAME)}
+        return {name: route["spec"]["hostnames"] for name, route in found.items()}
+
     async def pods(self, deployment):
         found = await self.client.list(POD, self.namespace, f"app=isvc.{deployment}")
         return {pod["metadata"]["name"] for pod in found if not pod["metadata"].get("deletionTimestamp")}
@@ -65,6 +79,16 @@ def weights(route):
 
 def url(service):
     return service["status"]["components"]["predictor"]["url"]
+
+
+def host(service):
+    """Whose name the predictor's URL begins with."""
+    return urlsplit(url(service)).hostname.partition(f"-{service['metadata']['namespace']}.")[0]
+
+
+def in_cluster(service):
+    """The Service that the address within the cluster names."""
+    return urlsplit(service["status"]["address"]["url"]).hostname.partition(".")[0]
 
 
 @pytest.fixture
@@ -84,7 +108,8 @@ async def test_a_canary_from_first_version_to_promotion(rollout):
     service = await rollout.settled()
     assert service["status"]["deploymentMode"] in ("Standard", "RawDeployment")
     assert "latestCreatedRevision" not in service["status"]["components"]["predictor"]
-    address = url(service)
+    assert (host(service), in_cluster(service)) == (STABLE, STABLE)
+    outside = service["status"]["url"]
     await rollout.split({STABLE: 1})
     stable = await rollout.pods(STABLE)
     assert stable
@@ -104,13 +129,25 @@ async def test_a_canary_from_first_version_to_promotion(rollout):
     assert await rollout.pods(STABLE) == stable
     assert await rollout.pods(CANARY) == canary
 
-    # A promotion keeps the canary's pods and the predictor's host, and ends the old side.
+    # A promotion keeps the canary's pods and the routes, and ends the old side. What bears the predictor's name moves:
+    # the address within the cluster, and the predictor's URL, whose new host no route has. Whoever asks the gateway for
+    # the host of `status.url` is split all along and notices nothing.
+    hosts = await rollout.hosts()
     await rollout.apply(rollout.predictor(1, name="v2", minReplicas=1))
     await rollout.split({CANARY: 1})
     await rollout.wait(DEPLOYMENT, STABLE, lambda found: found is None)
     service = await rollout.settled(lambda found: "canaryStatuses" not in found["status"])
     assert await rollout.pods(CANARY) == canary
-    assert url(service) == address
+    assert await rollout.hosts() == hosts
+    await rollout.wait(SERVICE, STABLE, lambda found: found is None)
+    service = await rollout.settled(lambda found: in_cluster(found) == CANARY)
+    assert service["status"]["url"] == outside
+    assert urlsplit(outside).hostname in hosts[NAME]
+    assert host(service) == CANARY
+    assert urlsplit(url(service)).hostname not in hosts[NAME] + hosts[STABLE]
+    # Its HorizontalPodAutoscaler stays behind without a target, where KServe has made one.
+    left = await rollout.client.find(HORIZONTAL_POD_AUTOSCALER, STABLE, rollout.namespace)
+    assert left is None or left["spec"]["scaleTargetRef"]["name"] == STABLE
 
 
 async def test_a_roll_back_ends_the_canary(rollout):

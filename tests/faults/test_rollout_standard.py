@@ -2,8 +2,10 @@
 
 import pytest
 
+from local.kubernetes.faults import Fault
+from ml_lifecycle.kserve.message import Links, write
 from ml_lifecycle.kserve.triggers import CanaryTrigger, CloseTrigger
-from ml_lifecycle.kubernetes.resource import DEPLOYMENT, INFERENCE_SERVICE, POD
+from ml_lifecycle.kubernetes.resource import DEPLOYMENT, HORIZONTAL_POD_AUTOSCALER, INFERENCE_SERVICE, POD
 from tests.faults.rollout_world import (
     MODEL,
     NAMESPACE,
@@ -33,6 +35,10 @@ def deployments(cluster):
     return {item["metadata"]["name"] for item in cluster.store.list(DEPLOYMENT, NAMESPACE)}
 
 
+def autoscalers(cluster):
+    return {item["metadata"]["name"] for item in cluster.store.list(HORIZONTAL_POD_AUTOSCALER, NAMESPACE)}
+
+
 def pods(cluster, revision):
     found = cluster.store.list(POD, NAMESPACE, f"app=isvc.{revision}")
     return {pod["metadata"]["name"] for pod in found if not pod["metadata"].get("deletionTimestamp")}
@@ -60,6 +66,9 @@ async def test_the_life_of_two_good_versions_and_a_bad_one(cluster):
     assert own <= pods(cluster, SECOND), "promotion starts no pod anew"
     await until(lambda: deployments(cluster) == {SECOND})
     assert cluster.is_clean()
+    address = "the Service of Gateway kserve/kserve-ingress-gateway, with Host: digits-models.localhost"
+    assert (report["in_cluster"], report["url"]) == (address, "http://digits-models.localhost:1")
+    assert (report["left_behind"], autoscalers(cluster)) == ([], {SECOND})
 
     cluster.traffic.behaviours[THIRD] = Behaviour(errors=0.2)
     third = await go_live(cluster, "3", "third")
@@ -68,6 +77,17 @@ async def test_the_life_of_two_good_versions_and_a_bad_one(cluster):
     assert (cluster.shares(), predictor(cluster)["name"]) == ({SECOND: 100}, "v2")
     await until(lambda: deployments(cluster) == {SECOND})
     assert cluster.is_clean()
+    assert (third["in_cluster"], third["left_behind"], autoscalers(cluster)) == (address, [], {SECOND})
+
+
+async def test_an_autoscaler_that_may_not_be_removed_is_named_and_the_promotion_stands(cluster):
+    await open_and_wait(cluster, cluster.request("2"), "second")
+    await begin(cluster, "second")
+    assert (await event(CanaryTrigger, "second"))["decision"] == "promoted"
+    cluster.stand_in.faults.add(Fault("DELETE", "horizontalpodautoscalers", status=403))
+    report = (await event(CloseTrigger, "second"))["report"]
+    assert (report["outcome"], report["left_behind"]) == ("promoted", [FIRST])
+    assert f"kubectl -n {NAMESPACE} delete hpa {FIRST}" in write(report, Links()).body
 
 
 async def test_trap_8_canary_traffic_percent_is_never_written_in_standard_mode_4074(cluster):

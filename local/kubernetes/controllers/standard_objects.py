@@ -13,7 +13,7 @@ from typing import Any
 
 from local.kubernetes.controllers.loop import owner_reference
 from local.kubernetes.controllers.serving import SERVICE_LABEL
-from ml_lifecycle.kubernetes.resource import DEPLOYMENT, HTTP_ROUTE, SERVICE
+from ml_lifecycle.kubernetes.resource import DEPLOYMENT, HORIZONTAL_POD_AUTOSCALER, HTTP_ROUTE, SERVICE
 
 PORT = 80
 CONTAINER_PORT = 8080
@@ -111,6 +111,21 @@ def deployment_of(service: Object, predictor: Predictor, template: Object) -> di
             "replicas": predictor.replicas,
             "selector": {"matchLabels": _selector(predictor)},
             "template": template,
+        },
+    }
+
+
+def autoscaler_of(service: Object, predictor: Predictor) -> dict[str, Any]:
+    """The predictor's HorizontalPodAutoscaler, as KServe makes it with class `hpa`; the stand-in scales without it."""
+    least = predictor.replicas
+    return {
+        "apiVersion": HORIZONTAL_POD_AUTOSCALER.api_version,
+        "kind": HORIZONTAL_POD_AUTOSCALER.kind,
+        "metadata": _metadata(service, predictor.name, _labels(service)),
+        "spec": {
+            "scaleTargetRef": {"apiVersion": DEPLOYMENT.api_version, "kind": DEPLOYMENT.kind, "name": predictor.name},
+            "minReplicas": least,
+            "maxReplicas": max(least, predictor.most or 0),
         },
     }
 

@@ -16,6 +16,7 @@ from local.kubernetes.controllers.serving import SERVICE_LABEL, pod_template, se
 from local.kubernetes.controllers.standard_objects import (
     AUTOSCALER_CLASS,
     Predictor,
+    autoscaler_of,
     backend_refs,
     beside,
     component_name,
@@ -115,6 +116,8 @@ class StandardServiceController:
         autoscaler = (service["metadata"].get("annotations") or {}).get(AUTOSCALER_CLASS, "hpa")
         body["spec"]["replicas"] = scaled(predictor, found, autoscaler)
         self._write(service_of(service, predictor))
+        if autoscaler == "hpa":
+            self._write(autoscaler_of(service, predictor))
         return Observed(predictor, self._write(body))
 
     def _route(self, service: Object, stable: Observed, canaries: Sequence[Observed]) -> list[dict[str, Any]]:
@@ -151,7 +154,6 @@ class StandardServiceController:
             canaries,
             pods=self._pods(metadata["namespace"], stable.predictor),
             accepted=bool(routes) and all(is_accepted(route) for route in routes),
-            route=routes[0]["metadata"]["name"] if routes else "",
             addresses=self._addresses(service),
             runtime=runtime,
             now=time.time(),
@@ -164,7 +166,10 @@ class StandardServiceController:
         return sorted(kept, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), reverse=True)
 
     def _retire(self, service: Object, wanted: set[str]) -> float | None:
-        """End the predictors that the spec no longer has, once the ingress has had time to see it."""
+        """End the predictors that the spec no longer has, once the ingress has had time to see it.
+
+        Their autoscalers stay behind without a target, as KServe leaves them.
+        """
         namespace, soonest = service["metadata"]["namespace"], None
         for kind in (DEPLOYMENT, SERVICE):
             for item in self._owned(kind, service):

@@ -61,15 +61,14 @@ def standard_status(
     *,
     pods: Sequence[Object],
     accepted: bool,
-    route: str,
     addresses: Addresses,
     runtime: str,
     now: float,
 ) -> dict[str, Any]:
     """The next status.
 
-    `pods` are the stable side's, newest first; `accepted` says whether the routes are in force, `route` is the name
-    of the predictor's.
+    `pods` are the stable side's, newest first; `accepted` says whether the routes are in force. The predictor's URL and
+    the address name the stable predictor, so a promotion moves both: the first to a host that no route has.
     """
     predictor = stable.available
     ingress = ingress_ready(predictor, accepted=accepted)
@@ -89,7 +88,7 @@ def standard_status(
     if canaries:
         status["canaryStatuses"] = [_canary_status(canary) for canary in canaries]
     if ingress.status == "True":
-        status["components"] = {"predictor": {"url": addresses.component(route)}}
+        status["components"] = {"predictor": {"url": addresses.component(stable.predictor.name)}}
         status["url"] = addresses.service
         status["address"] = {"url": addresses.in_cluster(stable.predictor.name)}
         return status

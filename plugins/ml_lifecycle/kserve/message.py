@@ -66,6 +66,7 @@ def write(report: Report, links: Links) -> Message:
         happened + ".",
         f"Why: {report['reason']}",
         "\n".join(_figures(report)),
+        "\n".join(_callers(report)),
         "Next:\n" + "\n".join(f"- {step}" for step in _next(report, links)),
     ]
     return Message(happened.partition(";")[0], "\n\n".join(part for part in parts if part) + "\n")
@@ -78,6 +79,13 @@ def _figures(report: Report) -> Iterator[str]:
         yield f"{step['percent']:>3} %, {looks}: {sides}"
     if "seconds" in report:
         yield f"It took {report['seconds']:.0f} s."
+
+
+def _callers(report: Report) -> Iterator[str]:
+    if report.get("url"):
+        yield f"Callers ask {report['url']}."
+    if report.get("in_cluster", "") not in ("", report.get("url")):
+        yield f"Callers within the cluster ask {report['in_cluster']}."
 
 
 def _side(side: Mapping[str, Any]) -> str:
@@ -109,11 +117,17 @@ def _next(report: Report, links: Links) -> Iterator[str]:
         case "waiting":
             yield f"to let it go on: {_command('steer_rollout', model=model, action='approve')}"
             yield f"to end it: {_command('steer_rollout', model=model, action='roll_back', reason='…')}"
+    yield from _left(report)
     if links.airflow:
         yield f"the Airflow run: {links.airflow}"
     if links.tracking:
         picture = f", picture rollout/version-{version}.svg" if report.get("looks") else ""
         yield f"the MLflow run{picture}: {links.tracking}"
+
+
+def _left(report: Report) -> Iterator[str]:
+    for name in report.get("left_behind") or ():
+        yield f"remove what KServe left behind: kubectl -n {report['namespace']} delete hpa {name}"
 
 
 def _command(dag: str, **conf: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from ml_lifecycle.canary.evidence import Side
@@ -11,8 +12,11 @@ from ml_lifecycle.kserve.revisions import Service
 from ml_lifecycle.kserve.rollout import Decision, RolloutState, Step
 
 
-def report(state: RolloutState, service: Service | None, now: float) -> dict[str, Any]:
-    """What happened, for people and the next task; JSON. Latencies in milliseconds, null without data."""
+def report(state: RolloutState, service: Service | None, now: float, left_behind: Iterable[str] = ()) -> dict[str, Any]:
+    """What happened, for people and the next task; JSON. Latencies in milliseconds, null without data.
+
+    `in_cluster`: how callers within the cluster ask; `left_behind`: HorizontalPodAutoscalers without a target.
+    """
     return {
         "model": state.request.model,
         "version": state.request.version,
@@ -33,6 +37,8 @@ def report(state: RolloutState, service: Service | None, now: float) -> dict[str
         "steps": [_step_report(step) for step in state.steps],
         "looks": [point.to_json() for point in state.trace],
         "url": (service.url if service else "") or state.url,
+        "in_cluster": service.in_cluster if service else "",
+        "left_behind": list(left_behind),
         "seconds": round(now - state.opened_at, 1),
     }
 

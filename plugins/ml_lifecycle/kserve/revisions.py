@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ml_lifecycle.kserve.predictor import Predictor, canary_of
-from ml_lifecycle.kserve.standard import Share, Standing, standing
+from ml_lifecycle.kserve.standard import Share, Standing, gateway_address, standing
 
 FIELD_MANAGER = "ml-lifecycle-rollout"
 _STANDARD = frozenset({"Standard", "RawDeployment"})
@@ -24,7 +24,7 @@ class Service:
     A revision is Knative's, or in Standard mode the Deployment of a predictor. `canary` is that of Standard mode; in
     Knative mode the predictor itself is the canary while `canary_percent` is set. `conditions`: what its status says is
     not so; `ours_alone`: whether nobody but the rollout has set anything of its spec; `leaving`: it was deleted, and is
-    there until KServe takes its finalizer off.
+    there until KServe takes its finalizer off; `in_cluster`: how callers within the cluster ask, in words.
     """
 
     predictor: Predictor
@@ -45,6 +45,7 @@ class Service:
     conditions: str = ""
     ours_alone: bool = False
     leaving: bool = False
+    in_cluster: str = ""
 
     @property
     def told(self) -> bool:
@@ -114,6 +115,9 @@ def read(
         resource_version=inference_service.get("metadata", {}).get("resourceVersion", ""),
         conditions=_conditions(status.get("conditions") or ()),
         ours_alone=_ours_alone(inference_service.get("metadata", {}).get("managedFields") or ()),
+        in_cluster=gateway_address(route, status.get("url", ""))
+        if mode in _STANDARD and route is not None
+        else (status.get("address") or {}).get("url", ""),
         leaving=bool(inference_service.get("metadata", {}).get("deletionTimestamp")),
     )
 

@@ -7,11 +7,13 @@ that is promoted keeps its name and so its Deployment: no pod starts anew.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from ml_lifecycle.kserve.predictor import Predictor
+from ml_lifecycle.kubernetes.resource import INFERENCE_SERVICE
 
 UNSPLITTABLE = (
     "KServe does not split traffic in Standard mode here: HTTPRoute {service!r} has no backend {revision!r}. KServe "
@@ -56,9 +58,41 @@ def own_address(revision: str, namespace: str) -> str:
     return f"http://{revision}.{namespace}.svc.cluster.local"
 
 
+def gateway_address(route: Mapping[str, Any], url: str) -> str:
+    """How callers within the cluster ask so that they are split like all others, and no promotion moves their address.
+
+    The Services and the addresses in the status are those of one predictor: a canary does not reach them, and they go
+    with it. `url` is the service's own; a host that the HTTPRoute does not have would lead nowhere.
+    """
+    spec = route.get("spec") or {}
+    hosts = spec.get("hostnames") or ()
+    host = urlsplit(url).hostname or ""
+    if hosts and host not in hosts:
+        host = hosts[0]
+    gateways = [
+        "/".join(part for part in (parent.get("namespace"), parent.get("name")) if part)
+        for parent in spec.get("parentRefs") or ()
+        if parent.get("kind", "Gateway") == "Gateway"
+    ]
+    return f"the Service of Gateway {' or '.join(gateways)}, with Host: {host}" if host and gateways else ""
+
+
 def pod_selector(revision: str) -> str:
     """The label of a predictor's pods."""
     return f"app=isvc.{revision}"
+
+
+def orphaned_autoscalers(autoscalers: Iterable[Mapping[str, Any]], service: str, live: str) -> tuple[str, ...]:
+    """The HorizontalPodAutoscalers that KServe made for predictors of the service other than the `live` one."""
+    found = (item for item in autoscalers if item["spec"].get("scaleTargetRef", {}).get("name") != live)
+    return tuple(
+        item["metadata"]["name"]
+        for item in found
+        if any(
+            (owner.get("kind"), owner.get("name")) == (INFERENCE_SERVICE.kind, service)
+            for owner in item["metadata"].get("ownerReferences") or ()
+        )
+    )
 
 
 def standing(

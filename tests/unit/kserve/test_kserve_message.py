@@ -97,3 +97,12 @@ def test_subjects_are_one_line_and_html_shows_every_sign(outcome, reason, model)
     inside = message.html.removeprefix("<pre>").removesuffix("</pre>")
     assert "<" not in inside
     assert ">" not in inside
+
+
+def test_callers_are_told_both_addresses_where_there_are_two():
+    outside = {"url": "http://digits.example.com", "in_cluster": "the Service of Gateway g, with Host: digits"}
+    body = write({**REPORT, **outside}, Links()).body
+    assert "Callers ask http://digits.example.com." in body
+    assert "Callers within the cluster ask the Service of Gateway g, with Host: digits." in body
+    same = {**outside, "in_cluster": outside["url"]}
+    assert "within the cluster" not in write({**REPORT, **same}, Links()).body

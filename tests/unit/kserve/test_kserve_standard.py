@@ -9,7 +9,7 @@ from ml_lifecycle.kserve.predictor import Predictor
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.revisions import read, readiness
 from ml_lifecycle.kserve.rollout import Decision, Kind, begin_canary, begin_testing, opened, returning
-from ml_lifecycle.kserve.standard import followed, revision_name
+from ml_lifecycle.kserve.standard import followed, gateway_address, orphaned_autoscalers, revision_name
 from ml_lifecycle.settings import parse_settings
 from tests.unit.kserve.kserve_status import pod
 from tests.unit.kserve.standard_status import CANARY, STABLE, URI, deployment, route, seen, service
@@ -144,3 +144,35 @@ def test_a_return_replaces_what_serves():
     back = {"uri": URI + "1", "name": "v2"}
     assert next_closing(state, seen({"digits_v2_predictor": 100}, deployment(URI + "2"), **back)).act is Act.WAIT
     assert next_closing(state, seen({"digits_v2_predictor": 100}, deployment(URI + "1"), **back)).act is Act.DONE
+
+
+GATEWAY = {"kind": "Gateway", "namespace": "kserve", "name": "gateway"}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "url", "address"),
+    [
+        (["a.example.com", "b.example.com"], "http://b.example.com:80", "b.example.com"),
+        (["a.example.com"], "http://elsewhere.example.com", "a.example.com"),
+        ([], "http://a.example.com", "a.example.com"),
+        (["a.example.com"], "", "a.example.com"),
+    ],
+)
+def test_callers_within_the_cluster_ask_the_gateway_for_a_host_that_the_route_has(hosts, url, address):
+    found = {"spec": {"hostnames": hosts, "parentRefs": [GATEWAY]}}
+    assert gateway_address(found, url) == f"the Service of Gateway kserve/gateway, with Host: {address}"
+
+
+def test_without_a_gateway_or_a_host_there_is_no_such_address():
+    assert gateway_address({"spec": {"hostnames": ["a"], "parentRefs": [{"kind": "Service", "name": "s"}]}}, "") == ""
+    assert gateway_address({"spec": {"parentRefs": [GATEWAY]}}, "") == ""
+
+
+def test_only_what_kserve_made_for_another_predictor_of_the_service_is_left_behind():
+    def autoscaler(name, owner="digits", kind="InferenceService"):
+        metadata = {"name": name, "ownerReferences": [{"kind": kind, "name": owner}]}
+        return {"metadata": metadata, "spec": {"scaleTargetRef": {"kind": "Deployment", "name": name}}}
+
+    own = {"metadata": {"name": "hand-made"}, "spec": {"scaleTargetRef": {"name": STABLE}}}
+    found = [autoscaler(STABLE), autoscaler(CANARY), autoscaler("x", "letters"), autoscaler("y", kind="Other"), own]
+    assert orphaned_autoscalers(found, "digits", CANARY) == (STABLE,)

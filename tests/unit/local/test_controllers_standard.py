@@ -10,6 +10,7 @@ from local.kubernetes.store import Store
 from ml_lifecycle.kubernetes.exceptions import ForbiddenError
 from ml_lifecycle.kubernetes.resource import (
     DEPLOYMENT,
+    HORIZONTAL_POD_AUTOSCALER,
     HTTP_ROUTE,
     INFERENCE_SERVICE,
     POD,
@@ -240,9 +241,11 @@ async def test_a_ready_canarys_replicas_come_out_of_the_stable_sides_and_return(
     await until(lambda: cluster.replicas("digits-predictor") == 1)
     cluster.serve(stable)
     await until(lambda: cluster.replicas("digits-predictor") == 3)
+    bounds = cluster.store.get(HORIZONTAL_POD_AUTOSCALER, "digits-predictor", "models")["spec"]
+    assert (bounds["minReplicas"], bounds["maxReplicas"]) == (3, 3)
 
 
-async def test_a_promotion_keeps_the_canarys_pods_and_the_hosts(cluster):
+async def test_a_promotion_keeps_the_canarys_pods_and_the_routes_and_moves_what_bears_the_predictors_name(cluster):
     await cluster.open(50)
     pods = cluster.pods("digits-v2-predictor")
     cluster.serve(cluster.predictor("two", name="v2"))
@@ -252,7 +255,10 @@ async def test_a_promotion_keeps_the_canarys_pods_and_the_hosts(cluster):
     assert cluster.pods("digits-v2-predictor") == pods
     assert cluster.ready()
     assert cluster.names(HTTP_ROUTE) == {"digits-predictor", "digits"}
-    assert cluster.status["components"]["predictor"]["url"] == "http://digits-predictor-models.localhost:8081"
+    assert cluster.names(HORIZONTAL_POD_AUTOSCALER) == {"digits-predictor", "digits-v2-predictor"}
+    assert cluster.status["components"]["predictor"]["url"] == "http://digits-v2-predictor-models.localhost:8081"
+    assert cluster.status["address"]["url"] == "http://digits-v2-predictor.models.svc.cluster.local"
+    assert cluster.status["url"] == "http://digits-models.localhost:8081"
     assert "canaryStatuses" not in cluster.status
     assert condition(cluster.service, "CanaryPredictorReady") is None
 

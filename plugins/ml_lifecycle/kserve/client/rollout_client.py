@@ -471,14 +471,19 @@ class RolloutClient(RolloutLease):
                 await asyncio.sleep(pause(self.now() - (state.closing_since or 0), poll_seconds))
         await self._settle(state, service)
         await self._services.delete_golden(state.request)
-        now = self.now()
-        summary = report(state, service, now)
-        closed = state.close(now)
+        summary = report(state, service, self.now(), left_behind=await self._tidy(state, service))
+        closed = state.close(self.now())
         if release:
             await self.give_back(closed)
         else:
             await self.save(closed)
         return summary
+
+    async def _tidy(self, state: RolloutState, service: Service | None) -> tuple[str, ...]:
+        """What is left of the predictors that the service no longer has, and could not be removed."""
+        if service is None or not service.standard or service.canary is not None or not service.rolled_out:
+            return ()
+        return await self._services.remove_autoscalers(state, service.rolled_out)
 
     async def _named(self, state: RolloutState, closing: Closing) -> Closing:
         """With who undoes it."""

@@ -16,14 +16,15 @@ from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.revisions import FIELD_MANAGER, Service, is_standard, read
 from ml_lifecycle.kserve.rollout import Kind, RolloutState, Wanted
 from ml_lifecycle.kserve.scalers import owns_replicas
-from ml_lifecycle.kserve.standard import pod_selector
+from ml_lifecycle.kserve.standard import orphaned_autoscalers, pod_selector
 from ml_lifecycle.kubernetes.client import KubernetesClient
-from ml_lifecycle.kubernetes.exceptions import ConflictError, ForbiddenError, NotFoundError
+from ml_lifecycle.kubernetes.exceptions import ConflictError, ForbiddenError, KubernetesError, NotFoundError
 from ml_lifecycle.kubernetes.leases import MANAGED_BY
 from ml_lifecycle.kubernetes.resource import (
     CONFIG_MAP,
     DEPLOYMENT,
     EVENT,
+    HORIZONTAL_POD_AUTOSCALER,
     HTTP_ROUTE,
     INFERENCE_SERVICE,
     MLSCALER,
@@ -235,6 +236,23 @@ class ServiceClient:
         await self._kubernetes.delete(
             INFERENCE_SERVICE, state.service, state.request.namespace, resource_version=resource_version or None
         )
+
+    async def remove_autoscalers(self, state: RolloutState, live: str) -> tuple[str, ...]:
+        """Removes those of predictors other than the `live` one; the names of what could not be removed."""
+        kind, namespace, left = HORIZONTAL_POD_AUTOSCALER, state.request.namespace, list[str]()
+        try:
+            names = orphaned_autoscalers(await self._kubernetes.list(kind, namespace), state.service, live)
+        except KubernetesError as error:
+            log.warning("what KServe left behind of the old predictor cannot be told: %s", error)
+            return ()
+        for name in names:
+            try:
+                await self._kubernetes.delete(kind, name, namespace)
+                log.info("%s %s was left behind without a target and is removed", kind.kind, name)
+            except KubernetesError as error:
+                log.warning("%s %s is left behind: %s", kind.kind, name, error)
+                left.append(name)
+        return tuple(left)
 
     async def pods(self, state: RolloutState, revision: str, *, standard: bool) -> list[dict[str, Any]]:
         """Of a revision."""
