@@ -29,8 +29,8 @@ def live_revision(service: Manifest) -> str | None:
 
 
 def has_traffic(service: Manifest, revision: str) -> bool:
-    """Whether any of the traffic goes to `revision`, as far as the service says."""
-    return any(text(route, "revisionName") == revision and route.get("percent") != 0 for route in _routes(service))
+    """Whether any of the traffic goes to `revision`, as far as the service says; a tag's route has no percent."""
+    return any(text(route, "revisionName") == revision and route.get("percent") for route in _routes(service))
 
 
 def least_replicas(service: Manifest) -> int:

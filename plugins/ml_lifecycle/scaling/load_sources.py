@@ -172,6 +172,7 @@ _KNATIVE = (
     Form("namespace", "serving_knative_dev_revision", _REVISION),
     Form("k8s_namespace_name", "k8s_pod_name", _REVISIONS_POD, longest=_LONGEST_REVISIONS_POD),
     Form("namespace", "pod", _REVISIONS_POD, longest=_LONGEST_REVISIONS_POD),
+    Form("kubernetes_namespace", "kubernetes_pod_name", _REVISIONS_POD, longest=_LONGEST_REVISIONS_POD),
 )
 SOURCES: Mapping[Source, LoadSource] = {
     "knative_otel": LoadSource(REQUEST_COUNTERS["knative_otel"], _KNATIVE),

@@ -81,6 +81,7 @@ FORMS: Mapping[str, Any] = {
     "pushed-revision": pushed("kn_revision_name"),
     "pushed-pod": pushed("k8s_pod_name"),
     "collector": by_a_collector,
+    "discovered": lambda service, pod: {"kubernetes_namespace": "models", "kubernetes_pod_name": pod},
 }
 
 

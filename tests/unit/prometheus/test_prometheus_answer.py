@@ -6,6 +6,7 @@ import pytest
 
 from ml_lifecycle.prometheus.answer import Answer
 from ml_lifecycle.prometheus.exceptions import (
+    PrometheusError,
     PrometheusQueryError,
     PrometheusTooHeavyError,
     PrometheusUnavailableError,
@@ -164,3 +165,16 @@ def test_a_server_that_cannot_now_may_do_it_later(status, said):
     with pytest.raises(PrometheusUnavailableError) as refused:
         failed(status, said).samples()
     assert not isinstance(refused.value, PrometheusTooHeavyError)
+
+
+@pytest.mark.parametrize("status", [400, 503, 504])
+def test_a_long_query_is_shown_by_its_beginning(status):
+    """A query for a hundred services has some ten thousand characters, and its error stands on a hundred objects."""
+    query = "sum(" + " or ".join(f"metric_{number}" for number in range(2000)) + ")"
+    refused = Answer("http://p", query, status, {"status": "error", "error": "no"})
+    with pytest.raises(PrometheusError) as raised:
+        refused.samples()
+    assert len(str(raised.value)) < 500
+    found = Answer("http://p", query, 200, {"status": "success", "isPartial": True, "data": VECTOR})
+    with pytest.raises(PrometheusUnavailableError, match=r"'sum\(metric_0 or metric_1 .*…' in part"):
+        found.samples()

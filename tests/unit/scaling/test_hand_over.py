@@ -98,6 +98,52 @@ async def test_an_old_revision_that_is_gone_is_no_obstacle(world: World) -> None
     assert await world.min_scale(SECOND) == "9"
 
 
+async def route(world: World, *routes: dict[str, Any], ready: str) -> None:
+    status = {"components": {"predictor": {"latestReadyRevision": ready, "traffic": list(routes)}}}
+    await world.kubernetes.merge_patch(INFERENCE_SERVICE, "digits", "models", {"status": status}, subresource="status")
+
+
+async def test_a_label_on_the_service_leaves_the_new_revision_no_pass_at_one_replica(world: World) -> None:
+    """KServe copies labels into the template, so that Knative makes a Revision, which takes all traffic once ready."""
+    await served_by_nine(world)
+    await world.revision(SECOND, **{MIN_SCALE: "1"})
+    latest = {"latestRevision": True, "percent": 0, "revisionName": FIRST, "tag": "latest"}
+    before = {"latestRevision": False, "percent": 100, "revisionName": FIRST, "tag": "prev"}
+    await route(world, latest, before, ready=FIRST)  # the new one is not ready
+    await world.run(180)
+    assert (await world.min_scale(FIRST), await world.min_scale(SECOND)) == ("9", "1")
+    await route(world, {"latestRevision": True, "percent": 100, "revisionName": SECOND}, ready=SECOND)
+    await world.run(240)
+    assert (await world.min_scale(FIRST), await world.min_scale(SECOND)) == ("1", "9")
+
+
+async def test_a_route_of_a_tag_alone_is_no_traffic_of_the_old_revision(world: World) -> None:
+    await served_by_nine(world)
+    await world.revision(SECOND, **{MIN_SCALE: "1"})
+    tagged = {"latestRevision": False, "revisionName": FIRST, "tag": "prev"}
+    await route(world, {"latestRevision": True, "percent": 100, "revisionName": SECOND}, tagged, ready=SECOND)
+    await world.run(240)
+    assert await world.min_scale(FIRST) == "1"
+
+
+async def test_what_was_written_on_the_old_revision_is_given_back_at_the_next_try(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await served_by_nine(world)
+    await world.revision(SECOND, **{MIN_SCALE: "1"})
+    await world.serve(SECOND)
+
+    async def fails(*_: Any) -> None:
+        raise UnavailableError("no answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ScalerClient, "give_back", fails)
+        await world.run(240)
+    assert (await world.min_scale(FIRST), await world.min_scale(SECOND)) == ("9", "9")
+    await world.run(300)
+    assert await world.min_scale(FIRST) == "1"
+
+
 async def test_a_promoted_deployment_takes_over_the_replicas_at_once(world: World) -> None:
     """Standard mode: KServe makes the Deployment with one replica."""
     annotations = {"serving.kserve.io/deploymentMode": "Standard", "serving.kserve.io/autoscalerClass": "external"}
