@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,6 +27,7 @@ class Form:
     rest: str = "-predictor"
     versions: bool = False  # the version of a canary may stand between the two
     longest: int | None = None  # of `rest` the name of a pod: from longer names Kubernetes cuts something
+    pod: str = ""  # the label that says the pod, where it is known: two jobs that scrape a pod say the same twice
 
     def shape(self, names: str) -> str:
         """What `label` says of one of the services, whose name is its first group."""
@@ -62,11 +63,17 @@ class LoadSource:
 
     def query(self, namespaces: Iterable[str], services: Iterable[str], window_seconds: float) -> str:
         """Requests a second of each of the services, by namespace and service."""
-        return self._of_many("sum", "rate", sorted(namespaces), services, window_seconds)
+        return " or ".join(
+            _added([NAMESPACE, SERVICE], rate, form)
+            for form, rate in self._of_many("rate", sorted(namespaces), services, window_seconds)
+        )
 
     def samples(self, namespaces: Iterable[str], services: Iterable[str], window_seconds: float) -> str:
         """How many samples of each of the services there are in the window, of the series that has the most."""
-        return self._of_many("max", "count_over_time", sorted(namespaces), services, window_seconds)
+        return " or ".join(
+            f"max by ({NAMESPACE}, {SERVICE}) ({count})"
+            for _, count in self._of_many("count_over_time", sorted(namespaces), services, window_seconds)
+        )
 
     def is_alone(self, service: str) -> bool:
         """Whether its name is so long that it is found only by itself."""
@@ -92,23 +99,22 @@ class LoadSource:
                 *(f'{form.label}!~"{form.own(other, 1)}"' for other in strangers if form.versions),
             ]
             rate = self._over("rate", [*chosen, *unnamed], window_seconds)
-            parts.append(f"sum by ({NAMESPACE}) ({_with_namespace(rate, form)})")
+            parts.append(_added([NAMESPACE], _with_namespace(rate, form), form))
         return " or ".join(parts)
 
     def _of_many(
-        self, aggregate: str, function: str, namespaces: list[str], services: Iterable[str], window_seconds: float
-    ) -> str:
+        self, function: str, namespaces: list[str], services: Iterable[str], window_seconds: float
+    ) -> Iterator[tuple[Form, str]]:
+        """What `function` says of each series, by form, with the labels of every answer."""
         # The longest first: of `fraud` and `fraud-v2` each gets what is its own.
         ordered = sorted(services, key=lambda name: (-len(name), name))
-        names, parts = "|".join(map(_written, ordered)), []
+        names = "|".join(map(_written, ordered))
         for form, unnamed in zip(self.forms, self._unnamed, strict=True):
             chosen = [f'{form.namespace}=~"{"|".join(namespaces)}"', f'{form.label}=~"{form.shape(names)}"']
             found = self._over(function, [*chosen, *unnamed], window_seconds)
             # Where no version may follow, any name is found, in a shorter text.
             shape = form.shape(names if form.versions else ".+")
-            found = f'label_replace({_with_namespace(found, form)}, "{SERVICE}", "$1", "{form.label}", "{shape}")'
-            parts.append(f"{aggregate} by ({NAMESPACE}, {SERVICE}) ({found})")
-        return " or ".join(parts)
+            yield form, f'label_replace({_with_namespace(found, form)}, "{SERVICE}", "$1", "{form.label}", "{shape}")'
 
     @cached_property
     def _unnamed(self) -> list[list[str]]:
@@ -129,6 +135,14 @@ def _with_namespace(expression: str, form: Form) -> str:
     if form.namespace == NAMESPACE:
         return expression
     return f'label_replace({expression}, "{NAMESPACE}", "$1", "{form.namespace}", "(.+)")'
+
+
+def _added(labels: list[str], rate: str, form: Form) -> str:
+    """The sum of rates by these labels; of a pod that several jobs scrape, as the one says that saw most."""
+    if form.pod:
+        pod = [*labels, form.pod]
+        rate = f"max by ({', '.join(pod)}) (sum by ({', '.join([*pod, 'job'])}) ({rate}))"
+    return f"sum by ({', '.join(labels)}) ({rate})"
 
 
 def _written(service: str) -> str:
@@ -159,20 +173,25 @@ _REVISION = "-predictor-[0-9]{5}"
 _REVISIONS_POD = f"{_REVISION}-deplo.+"  # what is left of `-deployment-<hash>-<random>` of the longest names
 _LONGEST_REVISIONS_POD = 36  # of longer names Knative makes a digest
 _POD = "-predictor(?:-[0-9]{5}-deployment)?-[a-z0-9]+-[a-z0-9]{5}"
-_PODS = (Form("namespace", "pod", _POD, versions=True, longest=19),)
+_PODS = (Form("namespace", "pod", _POD, versions=True, longest=19, pod="pod"),)
 # Queue-proxy's own series bear none of these. They are attributes that Prometheus promotes where the metrics are pushed
 # by OTLP, or what the scrape adds: labels of the pod (PodMonitor: podTargetLabels), at least its namespace and name.
 _KNATIVE = (
     *(Form(place, "kn_configuration_name") for place in ("k8s_namespace_name", "namespace")),
     *(Form(place, "kn_service_name") for place in ("k8s_namespace_name", "namespace")),
     *(Form(place, "kn_revision_name", _REVISION) for place in ("k8s_namespace_name", "namespace")),
-    Form("namespace", "serving_knative_dev_configuration"),
-    Form("namespace", "serving_knative_dev_service"),
-    Form("namespace", "serving_kserve_io_inferenceservice", ""),
-    Form("namespace", "serving_knative_dev_revision", _REVISION),
-    Form("k8s_namespace_name", "k8s_pod_name", _REVISIONS_POD, longest=_LONGEST_REVISIONS_POD),
-    Form("namespace", "pod", _REVISIONS_POD, longest=_LONGEST_REVISIONS_POD),
-    Form("kubernetes_namespace", "kubernetes_pod_name", _REVISIONS_POD, longest=_LONGEST_REVISIONS_POD),
+    Form("namespace", "serving_knative_dev_configuration", pod="pod"),
+    Form("namespace", "serving_knative_dev_service", pod="pod"),
+    Form("namespace", "serving_kserve_io_inferenceservice", "", pod="pod"),
+    Form("namespace", "serving_knative_dev_revision", _REVISION, pod="pod"),
+    *(
+        Form(place, pod, _REVISIONS_POD, longest=_LONGEST_REVISIONS_POD, pod=pod)
+        for place, pod in (
+            ("k8s_namespace_name", "k8s_pod_name"),
+            ("namespace", "pod"),
+            ("kubernetes_namespace", "kubernetes_pod_name"),
+        )
+    ),
 )
 SOURCES: Mapping[Source, LoadSource] = {
     "knative_otel": LoadSource(REQUEST_COUNTERS["knative_otel"], _KNATIVE),

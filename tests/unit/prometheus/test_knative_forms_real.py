@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -157,6 +158,18 @@ async def test_requests_that_are_scraped_in_several_ways_count_once(tmp_path: Pa
     with prometheus(tmp_path, rows) as url:
         async with PrometheusClient(url) as client:
             assert await loads(client, ["digits"]) == {"digits": pytest.approx(20, rel=0.01)}
+
+
+@pytest.mark.parametrize("form", [name for name in FORMS if "pushed" not in name and name != "collector"])
+async def test_a_pod_that_two_jobs_scrape_by_the_same_labels_counts_once(tmp_path: Path, form: str) -> None:
+    """As ours and the platform's PodMonitor; two pods, two status codes."""
+    rows = {}
+    for random, code, job in itertools.product(("kqzh2", "x2kvq"), ("200", "503"), ("ours", "the platform's")):
+        labels = FORMS[form]("digits", f"digits-predictor-00001-deployment-5697c8dcc8-{random}")
+        rows[series({**labels, "http_response_status_code": code, "job": job, "endpoint": job[:4]})] = counted(20.0)
+    with prometheus(tmp_path, rows) as url:
+        async with PrometheusClient(url) as client:
+            assert await loads(client, ["digits"]) == {"digits": pytest.approx(80, rel=0.01)}
 
 
 async def test_pods_that_come_and_go_leave_the_load_as_it_is(tmp_path: Path) -> None:
