@@ -1,5 +1,7 @@
 """KServe's rules in Standard mode: what a spec is made into, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from local.kubernetes.controllers.admission import (
 from local.kubernetes.controllers.serving import pod_template
 from local.kubernetes.controllers.standard_objects import (
     Predictor,
+    autoscaler_of,
     backend_refs,
     beside,
     canary_replicas,
@@ -23,12 +26,18 @@ from local.kubernetes.controllers.standard_objects import (
     overlaid,
     pod_labels,
     predictors_of,
+    scaled,
     service_of,
 )
 from local.kubernetes.controllers.standard_status import Observed, canary_ready
 from local.kubernetes.deployment_mode import mode_of
+from ml_lifecycle.kserve import predictor as wanted
+from ml_lifecycle.kserve import replicas as sizing
+from ml_lifecycle.kserve.manifest import Templates
 from ml_lifecycle.kubernetes.exceptions import DeniedError, ForbiddenError, KubernetesError, error_from_status
+from ml_lifecycle.resources import resource
 
+TEMPLATES = Templates(resource("k8s_templates"))
 MODEL = {"modelFormat": {"name": "onnx"}, "storageUri": "file:///models/1"}
 RUNTIME = {"metadata": {"name": "server"}, "spec": {"containers": [{"name": "kserve-container", "image": "server:1"}]}}
 
@@ -96,6 +105,60 @@ def test_the_stable_predictor_is_never_scaled_to_zero(minimum):
 def test_the_canaries_replicas_come_out_of_the_stable_sides(minimum, canaries, replicas):
     stable, _ = predictors_of(service(**minimum))
     assert beside(stable, [Predictor("c", {}, count, canary="c") for count in canaries]).replicas == replicas
+
+
+SIX = {"minReplicas": 6, "maxReplicas": 9}
+TABLE = {  # of real KServe: class hpa, spec, then the bounds of both autoscalers
+    "nothing said, 0 %": ({}, 0, {}, (1, 1), (1, 1)),
+    "its share, 50 %": (SIX, 50, {"minReplicas": 3}, (3, 9), (3, 3)),
+    "before it has any traffic": (SIX, 0, {"minReplicas": 3}, (3, 9), (3, 3)),
+    "all of it": (SIX, 100, {"minReplicas": 6}, (1, 9), (6, 6)),
+}
+
+
+def bounds(whole, predictor):
+    spec = autoscaler_of(whole, predictor)["spec"]
+    return spec["minReplicas"], spec["maxReplicas"]
+
+
+@pytest.mark.parametrize("row", TABLE)
+def test_kserves_own_autoscalers_have_the_bounds_that_real_ones_have(row):
+    minimum, percent, fields, of_stable, of_canary = TABLE[row]
+    whole = service((percent, {"name": "v2", **fields}), **minimum)
+    stable, (canary,) = predictors_of(whole)
+    assert (bounds(whole, beside(stable, [canary])), bounds(whole, canary)) == (of_stable, of_canary)
+    assert scaled(beside(stable, [canary]), None, "hpa") == of_stable[0]
+
+
+@pytest.mark.parametrize(("found", "replicas"), [(None, 1), (6, 6), (1, 1)])
+def test_with_an_external_autoscaler_kserve_makes_one_pod_and_keeps_what_others_set(found, replicas):
+    stable, (canary,) = predictors_of(service((50, {"name": "v2", "minReplicas": 3}), **SIX))
+    deployment = None if found is None else {"metadata": {}, "spec": {"replicas": found}}
+    for predictor in (beside(stable, [canary]), canary):
+        assert scaled(predictor, deployment, "external") == replicas
+
+
+@given(
+    least=st.none() | st.integers(1, 20),
+    room=st.integers(0, 20),
+    running=st.integers(1, 60),
+    percent=st.integers(0, 100),
+)
+def test_what_a_rollout_writes_leaves_both_sides_what_they_need_after_kserves_subtraction(
+    least, room, running, percent
+):
+    most = None if least is None else least + room
+    stable = wanted.Predictor("file:///models/1", "r", "1", "1Gi", min_replicas=least, max_replicas=most)
+    candidate = replace(stable, storage_uri="file:///models/2", name="v2")
+    sides = sizing.beside(stable, candidate, running, percent, external=False)
+    whole = TEMPLATES.inference_service("digits", "models", sides[0], percent, sides[1])
+    whole["metadata"]["uid"] = "u"
+    admit(default(whole), None, "Standard")
+    kept, (canary,) = predictors_of(whole)
+    kept = beside(kept, [canary])
+    assert scaled(kept, None, "hpa") >= running, "a roll-back finds all of them"
+    assert bounds(whole, kept)[0] <= bounds(whole, kept)[1]
+    assert scaled(canary, None, "hpa") >= max(1, running * percent / 100)
 
 
 def test_a_canary_is_the_stable_predictor_where_it_says_nothing():
