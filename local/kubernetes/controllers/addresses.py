@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LONGEST_LABEL = 63
+"""Characters between two dots of a host."""
+
 
 @dataclass(frozen=True)
 class Addresses:
@@ -34,6 +37,15 @@ class Addresses:
     def host(self, component: str) -> str:
         """The component's host."""
         return f"{component}-{self.namespace}.localhost"
+
+    def problem(self, component: str) -> str:
+        """What KServe says of a host that DNS does not allow, and serves nothing; empty where it does."""
+        host = self.host(component)
+        if len(host.partition(".")[0]) <= LONGEST_LABEL:
+            return ""
+        return (
+            f'failed creating host name: invalid domain name "{host}": must be no more than {LONGEST_LABEL} characters'
+        )
 
     def in_cluster(self, service: str) -> str:
         """Where pods ask the Service of that name."""

@@ -90,6 +90,7 @@ class StandardServiceController:
         before = service.get("status") or {}
         stable, canaries = predictors_of(service)
         try:
+            self._check_host(service, stable)
             templates = [self._template(service, predictor) for predictor in (stable, *canaries)]
         except InvalidServiceError as error:
             status = invalid_status(before, error, "Standard", time.time())
@@ -103,6 +104,11 @@ class StandardServiceController:
         if before or stable_side.deployment.get("status"):  # until then there is no status (kserve#4454)
             self._report(service, stable_side, canary_sides, routes=routes, runtime=runtime)
         return self._retire(service, wanted={predictor.name for predictor in (stable, *canaries)})
+
+    def _check_host(self, service: Object, stable: Predictor) -> None:
+        """InvalidServiceError where the stable predictor's host cannot be; its pods would never be reached."""
+        if problem := self._addresses(service).problem(stable.name):
+            raise InvalidServiceError("InvalidPredictorSpec", problem)
 
     def _template(self, service: Object, predictor: Predictor) -> tuple[str, dict[str, Any]]:
         """The runtime's name and the pod template."""

@@ -355,6 +355,21 @@ async def test_an_unknown_runtime_is_an_invalid_spec_until_it_exists(cluster):
     await until(cluster.ready)
 
 
+async def test_a_host_that_is_too_long_never_serves(cluster):
+    name = "d" * 50
+    body = {"apiVersion": INFERENCE_SERVICE.api_version, "kind": INFERENCE_SERVICE.kind}
+    metadata = {"name": name, "namespace": "models", "annotations": STANDARD}
+    cluster.store.create({**body, "metadata": metadata, "spec": {"predictor": cluster.predictor("one")}})
+
+    def said():
+        status = cluster.store.get(INFERENCE_SERVICE, name, "models").get("status") or {}
+        return {item["type"]: (item["status"], item["message"]) for item in status.get("conditions") or ()}
+
+    await until(lambda: said().get("PredictorReady", ("",))[0] == "False")
+    assert "failed creating host name: invalid domain name" in said()["PredictorReady"][1]
+    assert "must be no more than 63 characters" in said()["PredictorReady"][1]
+
+
 async def test_deleting_a_service_leaves_nothing(cluster):
     await cluster.open(50)
     cluster.store.delete(INFERENCE_SERVICE, "digits", "models")
