@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +12,7 @@ from ml_lifecycle.scaling.resource import Source
 
 NAMESPACE, SERVICE = "namespace", "service"  # the labels of every answer
 KEPT_REVISIONS = 30  # the newest ones, whose pods' names are known where they are digests
+_SCRAPES = ("job", "service")  # what a scrape adds, and differs where two of them find the same pod
 _VERSION = "(?:-v[0-9]+)?"
 
 
@@ -39,6 +40,22 @@ class Form:
             return self.shape(_written(service))
         return pods_of(service_deployments(service, revision))
 
+    def added(self, aggregate: str, expression: str) -> str:
+        """The series of an expression, added up by the labels of this form, which are all that is left of theirs.
+
+        Of a pod that several jobs scrape counts what the one saw that saw most.
+        """
+        own = list(dict.fromkeys([self.namespace, self.label, *filter(None, [self.pod])]))
+        if aggregate == "sum" and self.pod:
+            aggregate, expression = "max", f"sum by ({', '.join([*own, *_SCRAPES])}) ({expression})"
+        return f"{aggregate} by ({', '.join(own)}) ({expression})"
+
+    def with_namespace(self, expression: str) -> str:
+        """With the label that every answer has."""
+        if self.namespace == NAMESPACE:
+            return expression
+        return f'label_replace({expression}, "{NAMESPACE}", "$1", "{self.namespace}", "(.+)")'
+
 
 @dataclass(frozen=True)
 class LoadSource:
@@ -63,17 +80,11 @@ class LoadSource:
 
     def query(self, namespaces: Iterable[str], services: Iterable[str], window_seconds: float) -> str:
         """Requests a second of each of the services, by namespace and service."""
-        return " or ".join(
-            _added([NAMESPACE, SERVICE], rate, form)
-            for form, rate in self._of_many("rate", sorted(namespaces), services, window_seconds)
-        )
+        return self._of_many("sum", "rate", sorted(namespaces), services, window_seconds)
 
     def samples(self, namespaces: Iterable[str], services: Iterable[str], window_seconds: float) -> str:
         """How many samples of each of the services there are in the window, of the series that has the most."""
-        return " or ".join(
-            f"max by ({NAMESPACE}, {SERVICE}) ({count})"
-            for _, count in self._of_many("count_over_time", sorted(namespaces), services, window_seconds)
-        )
+        return self._of_many("max", "count_over_time", sorted(namespaces), services, window_seconds)
 
     def is_alone(self, service: str) -> bool:
         """Whether its name is so long that it is found only by itself."""
@@ -98,23 +109,24 @@ class LoadSource:
                 f'{form.label}=~"{form.own(service, revision)}"',
                 *(f'{form.label}!~"{form.own(other, 1)}"' for other in strangers if form.versions),
             ]
-            rate = self._over("rate", [*chosen, *unnamed], window_seconds)
-            parts.append(_added([NAMESPACE], _with_namespace(rate, form), form))
+            rate = form.added("sum", self._over("rate", [*chosen, *unnamed], window_seconds))
+            parts.append(f"sum by ({NAMESPACE}) ({form.with_namespace(rate)})")
         return " or ".join(parts)
 
     def _of_many(
-        self, function: str, namespaces: list[str], services: Iterable[str], window_seconds: float
-    ) -> Iterator[tuple[Form, str]]:
-        """What `function` says of each series, by form, with the labels of every answer."""
+        self, aggregate: str, function: str, namespaces: list[str], services: Iterable[str], window_seconds: float
+    ) -> str:
         # The longest first: of `fraud` and `fraud-v2` each gets what is its own.
         ordered = sorted(services, key=lambda name: (-len(name), name))
-        names = "|".join(map(_written, ordered))
+        names, parts = "|".join(map(_written, ordered)), []
         for form, unnamed in zip(self.forms, self._unnamed, strict=True):
             chosen = [f'{form.namespace}=~"{"|".join(namespaces)}"', f'{form.label}=~"{form.shape(names)}"']
-            found = self._over(function, [*chosen, *unnamed], window_seconds)
+            found = form.added(aggregate, self._over(function, [*chosen, *unnamed], window_seconds))
             # Where no version may follow, any name is found, in a shorter text.
             shape = form.shape(names if form.versions else ".+")
-            yield form, f'label_replace({_with_namespace(found, form)}, "{SERVICE}", "$1", "{form.label}", "{shape}")'
+            found = f'label_replace({form.with_namespace(found)}, "{SERVICE}", "$1", "{form.label}", "{shape}")'
+            parts.append(f"{aggregate} by ({NAMESPACE}, {SERVICE}) ({found})")
+        return " or ".join(parts)
 
     @cached_property
     def _unnamed(self) -> list[list[str]]:
@@ -129,20 +141,6 @@ class LoadSource:
     def _over(self, function: str, chosen: Iterable[str], window_seconds: float) -> str:
         selected = ", ".join([*chosen, *filter(None, [self.counter.only])])
         return f"{function}({self.counter.name}{{{selected}}}[{window_seconds:g}s])"
-
-
-def _with_namespace(expression: str, form: Form) -> str:
-    if form.namespace == NAMESPACE:
-        return expression
-    return f'label_replace({expression}, "{NAMESPACE}", "$1", "{form.namespace}", "(.+)")'
-
-
-def _added(labels: list[str], rate: str, form: Form) -> str:
-    """The sum of rates by these labels; of a pod that several jobs scrape, as the one says that saw most."""
-    if form.pod:
-        pod = [*labels, form.pod]
-        rate = f"max by ({', '.join(pod)}) (sum by ({', '.join([*pod, 'job'])}) ({rate}))"
-    return f"sum by ({', '.join(labels)}) ({rate})"
 
 
 def _written(service: str) -> str:

@@ -167,6 +167,9 @@ async def test_a_pod_that_two_jobs_scrape_by_the_same_labels_counts_once(tmp_pat
     for random, code, job in itertools.product(("kqzh2", "x2kvq"), ("200", "503"), ("ours", "the platform's")):
         labels = FORMS[form]("digits", f"digits-predictor-00001-deployment-5697c8dcc8-{random}")
         rows[series({**labels, "http_response_status_code": code, "job": job, "endpoint": job[:4]})] = counted(20.0)
+        if job == "ours":  # a ServiceMonitor finds a pod once for each of the Services of its Revision
+            private = {"http_response_status_code": code, "job": job, "service": "digits-predictor-00001-private"}
+            rows[series({**labels, **private})] = counted(20.0)
     with prometheus(tmp_path, rows) as url:
         async with PrometheusClient(url) as client:
             assert await loads(client, ["digits"]) == {"digits": pytest.approx(80, rel=0.01)}

@@ -26,8 +26,9 @@ def test_one_query_for_all_services_of_a_preset_and_step() -> None:
     (query,) = asked([scaler(name, targetRef=inference_service_target(name), metric=RPS) for name in names])
     first, *others = query.query.split(" or ")
     assert first == (
-        "sum by (namespace, service) (label_replace(label_replace(rate(kn_serving_invocation_duration_seconds_count{"
-        'k8s_namespace_name=~"models", kn_configuration_name=~"(letters|digits)-predictor"}[20s]), '
+        "sum by (namespace, service) (label_replace(label_replace(sum by (k8s_namespace_name, kn_configuration_name) ("
+        'rate(kn_serving_invocation_duration_seconds_count{k8s_namespace_name=~"models", '
+        'kn_configuration_name=~"(letters|digits)-predictor"}[20s])), '
         '"namespace", "$1", "k8s_namespace_name", "(.+)"), "service", "$1", "kn_configuration_name", "(.+)-predictor"))'
     )
     assert all('kn_configuration_name=""' in other for other in others[1:])  # each series is read once
