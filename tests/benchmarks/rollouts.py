@@ -163,8 +163,11 @@ class Bench:
         return dict(await asyncio.gather(*(one(first + number, name) for number, name in enumerate(self.names, 1))))
 
     async def _task(self, phase, client, name):
-        """What the task does on a worker before it defers."""
+        """What the task does on a worker before it defers; each task is a driver of its own, as its process is."""
+        from ml_lifecycle.kserve.client import RolloutClient
         from ml_lifecycle.kserve.rollout import begin_canary
+
+        client = RolloutClient(client.kubernetes, HOLDER)
 
         if phase == "opening":
             await client.open(self._request(name, 2), "{}")
