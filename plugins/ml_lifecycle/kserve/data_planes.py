@@ -19,6 +19,8 @@ _MEMORY = "6h"
 _SIDE = "side"
 _LOOKBACK_SECONDS = 300.0
 # What was scraped together: what appears beside series of its own process has begun with it or after them.
+# What a scrape adds and differs where two of them find the same process: its requests count once.
+_ONCE = "max without (job,service,endpoint,container)"
 _PROCESS = "job,instance,pod,pod_name,k8s_pod_name"
 
 
@@ -133,8 +135,8 @@ def queries(preset: Preset, *, namespace: str, sides: Sequence[str], window_seco
     codes = _growth(count, count, window, f"({most})", f"({count} offset {earlier})")
     buckets = _growth(bucket, whole, window, f"({most})", f"({count} offset {earlier})")
     return Queries(
-        codes=f"sum by ({_labels(preset, preset.code)}) ({_by_side(preset, codes, sides)})",
-        buckets=f"sum by ({_labels(preset, 'le')}) ({_by_side(preset, buckets, sides)})",
+        codes=f"sum by ({_labels(preset, preset.code)}) ({_ONCE}({_by_side(preset, codes, sides)}))",
+        buckets=f"sum by ({_labels(preset, 'le')}) ({_ONCE}({_by_side(preset, buckets, sides)}))",
         known=f"count({count} offset {earlier})",
         chosen=count,
     )

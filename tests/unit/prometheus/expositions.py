@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 CANARY, STABLE = "digits-predictor-00002", "digits-predictor-00001"
 STANDARD_CANARY, STANDARD_STABLE = "digits-v2-predictor", "digits-predictor"
@@ -44,6 +45,17 @@ def knative_relabelled(requests: Requests) -> str:
 def knative_scraped(requests: Requests) -> str:
     """The same as any PodMonitor has it scraped: nothing but the pod tells revisions apart."""
     return _queue_proxy(requests, lambda side: {"namespace": "models", "pod": pod(side)})
+
+
+def knative_scraped_twice(requests: Requests) -> str:
+    """The same where our PodMonitor stands beside the platform's."""
+    return "".join(
+        _queue_proxy(requests, partial(_of_job, endpoint=endpoint)) for endpoint in ("http-usermetric", "http-um")
+    )
+
+
+def _of_job(side: str, *, endpoint: str) -> Mapping[str, str]:
+    return {"namespace": "models", "pod": pod(side), "endpoint": endpoint}
 
 
 def knative_bare(requests: Requests) -> str:

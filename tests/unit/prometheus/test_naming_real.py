@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from ml_lifecycle.kserve.missing_metrics import why_nothing
 from ml_lifecycle.kserve.naming import Naming, answered, question
 from ml_lifecycle.kserve.queries import growths, history
 from ml_lifecycle.prometheus.client import PrometheusClient
+from ml_lifecycle.prometheus.exceptions import PrometheusError
 from ml_lifecycle.settings import Rollout
 from tests.unit.prometheus import expositions
 from tests.unit.prometheus.expositions import CANARY, STABLE
@@ -35,8 +37,9 @@ async def named(client):
 async def until(read):
     """What `read` gives once it is something."""
     for _ in range(100):
-        if found := await read():
-            return found
+        with suppress(PrometheusError):  # it starts
+            if found := await read():
+                return found
         await asyncio.sleep(0.2)
     raise AssertionError("Prometheus never showed it")
 
@@ -47,6 +50,7 @@ async def until(read):
         ("knative_otel", Naming("knative_otel", "kn_revision_name", "k8s_namespace_name")),
         ("knative_relabelled", Naming("knative_otel", "serving_knative_dev_revision", "namespace")),
         ("knative_scraped", Naming("knative_otel", "pod", "namespace")),
+        ("knative_scraped_twice", Naming("knative_otel", "pod", "namespace")),
         ("knative_queue_proxy", Naming("knative_queue_proxy", "revision_name", "namespace_name")),
     ],
 )
