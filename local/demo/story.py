@@ -58,7 +58,7 @@ class Story:
 
     def begin(self) -> None:
         """Wait until Airflow knows the DAGs; keep their schedules quiet so that each chapter has the machine."""
-        wait_for("Airflow reading the DAGs", self._dags_read, timeout=90)
+        wait_for("Airflow reading the DAGs", self._dags_read, timeout=90, check=self._stack.processes.check)
         for dag in ("scale_replicas", "clean_up"):
             self._api.pause(dag, paused=True)
         self._stack.start_load(self._subject.model, self._subject.folder, RATE)
@@ -68,7 +68,7 @@ class Story:
         asked = {"model": self._subject.model, "dataset": self._subject.dataset, **params}
         began = _now()
         run = self._api.trigger("train_model", asked)
-        follow(self._api, self._narrator, "train_model", run, timeout=600)
+        follow(self._api, self._narrator, "train_model", run, timeout=600, watch=self._stack.processes.check)
         self._narrator.say("train_model updated the asset candidate_model, which starts promote_model")
         training = Training(
             version=str(self._api.result("train_model", run, "register")["version"]),
@@ -80,7 +80,7 @@ class Story:
         self.figures.trainings.append(training)
         self._tell_training(training)
         run = self._api.wait_for_run("promote_model", began, timeout=60)
-        tasks = follow(self._api, self._narrator, "promote_model", run, timeout=180)
+        tasks = follow(self._api, self._narrator, "promote_model", run, timeout=180, watch=self._stack.processes.check)
         if any(task.task.endswith("publish") and task.state == "skipped" for task in tasks):
             judged = next(task for task in tasks if task.task.endswith("judge"))
             reason = self._api.error("promote_model", run, judged) or "see the task judge"

@@ -125,7 +125,8 @@ def airflow_configuration(layout: Layout, dags: Path, plugins: Path, *, deferrab
         "AIRFLOW__API__SECRET_KEY": _kept_secret(layout, "api"),
         "AIRFLOW__API__EXPOSE_CONFIG": "False",
         "AIRFLOW__API_AUTH__JWT_SECRET": _kept_secret(layout, "jwt"),
-        "AIRFLOW__CORE__HOSTNAME_CALLABLE": "airflow.utils.net.get_host_ip_address",
+        # Nobody asks this host for anything, and a laptop without a network may not resolve its own name.
+        "AIRFLOW__CORE__HOSTNAME_CALLABLE": "socket.gethostname",
         "AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE": str(deferrable),
         "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
         "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "2",

@@ -47,6 +47,14 @@ class Processes:
             return []
         return [Process(**entry) for entry in json.loads(self._file.read_text())]
 
+    def check(self) -> None:
+        """StackError names every process that has ended by itself, with the last lines of its log."""
+        ended = [process for process in self.all() if not process.alive()]
+        if ended:
+            raise StackError(
+                "\n".join(f"{process.name} ended ({process.log}):\n{_last(process.log)}" for process in ended)
+            )
+
     def start(
         self,
         name: str,
@@ -134,5 +142,9 @@ def _signal(process: Process, number: int) -> None:
 
 
 def _last_line(log: str) -> str:
-    lines = [line for line in Path(log).read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "it said nothing"
+    return _last(log, 1).strip()
+
+
+def _last(log: str, lines: int = 5) -> str:
+    said = [line for line in Path(log).read_text(errors="replace").splitlines() if line.strip()]
+    return "\n".join(said[-lines:]) or "it said nothing"

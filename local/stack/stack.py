@@ -202,10 +202,14 @@ class Stack:
         write_exports(self.layout.environment, {**variables, "KUBECONFIG": str(self.kubeconfig)})
 
 
-def wait_for(what: str, ready: Callable[[], bool], *, timeout: float, every: float = 0.5) -> None:
-    """Wait until `ready`; StackError names what did not come."""
+def wait_for(
+    what: str, ready: Callable[[], bool], *, timeout: float, every: float = 0.5, check: Callable[[], None] | None = None
+) -> None:
+    """Wait until `ready`; StackError names what did not come, or what `check` finds wrong meanwhile."""
     deadline = time.monotonic() + timeout
     while not ready():
+        if check is not None:
+            check()
         if time.monotonic() > deadline:
             raise StackError(f"{what} did not happen within {timeout:.0f} s")
         time.sleep(every)

@@ -11,6 +11,7 @@ import pytest
 
 from local.stack.exceptions import StackError
 from local.stack.processes import Processes, wait_until
+from local.stack.stack import wait_for
 
 pytestmark = pytest.mark.slow  # starts programs or a database
 
@@ -107,5 +108,21 @@ def test_the_guard_stops_everything_when_its_holder_is_gone(tmp_path):
         env={**os.environ, "ML_LIFECYCLE_STATE": str(tmp_path), "PYTHONPATH": str(Path.cwd())},
     )
     guard.stdin.close()
-    assert guard.wait(timeout=30) == 0
+    assert guard.wait(timeout=180) == 0
     assert not process.alive()
+
+
+def test_processes_that_have_ended_are_named_at_once_with_the_last_lines_of_their_logs(tmp_path):
+    processes = Processes(tmp_path / "processes.json")
+    processes.check()
+    start(processes, tmp_path, "alive", CHILD)
+    processes.check()
+    start(processes, tmp_path, "airflow-triggerer", "raise OSError('a name that does not resolve')")
+    began = time.monotonic()
+    with pytest.raises(
+        StackError, match=r"airflow-triggerer ended \(.*log\):\n(.*\n)*OSError: a name that does not"
+    ) as dead:
+        wait_for("Airflow reading the DAGs", lambda: False, timeout=90, check=processes.check)
+    assert time.monotonic() - began < 60
+    assert "alive ended" not in str(dead.value)
+    processes.stop_all(grace_seconds=5)

@@ -1,6 +1,8 @@
 """The stack's data sets, settings and what may replace a stand-in."""
 
+import importlib
 import json
+import socket
 import subprocess
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from local.stack.dataset import model_name, provide
-from local.stack.environment import base_environment, connections, http_connection, settings
+from local.stack.environment import airflow_configuration, base_environment, connections, http_connection, settings
 from local.stack.exceptions import StackError
 from local.stack.layout import Layout
 from ml_lifecycle.data_lake.client import DataLake
@@ -157,3 +159,16 @@ def test_a_url_with_credentials_becomes_a_connection():
         "login": "me",
         "password": "secret",
     }
+
+
+def test_airflow_starts_on_a_machine_whose_own_name_does_not_resolve(layout, monkeypatch):
+    layout.forget_ports()
+    configuration = airflow_configuration(layout, REPOSITORY / "dags", REPOSITORY / "plugins", deferrable=True)
+    module, _, name = configuration["AIRFLOW__CORE__HOSTNAME_CALLABLE"].rpartition(".")
+
+    def unresolvable(*_, **__):
+        raise socket.gaierror("Name or service not known")
+
+    for resolver in ("gethostbyname", "gethostbyaddr", "getaddrinfo", "getfqdn"):
+        monkeypatch.setattr(socket, resolver, unresolvable)
+    assert getattr(importlib.import_module(module), name)()
