@@ -35,7 +35,7 @@ status: .venv/installed ## say what runs where
 	@$(RUN) -m local.stack status
 
 test: .venv/installed ## pass every test
-	@$(RUN) -m pytest -n 2 --dist loadfile
+	@$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-unit: .venv/installed ## the fast, pure tests
 	@$(RUN) -m pytest -n 2 tests/unit -m "not slow"

@@ -109,7 +109,7 @@ def agrees(cluster):
 
 
 @slow
-@pytest.mark.parametrize(("other", "stride"), [("the sweep", 1), ("another run", 3), ("a twin", 3)])
+@pytest.mark.parametrize(("other", "stride"), [("the sweep", 4), ("another run", 4), ("a twin", 3)])
 async def test_asleep_at_any_write_for_longer_than_the_lease_it_spoils_nothing(cluster, monkeypatch, other, stride):
     """The `other` brings the rollout to its end meanwhile; then the sleeper goes on."""
     number = 1 - stride
