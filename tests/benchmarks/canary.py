@@ -1,6 +1,6 @@
 """How good the canary's verdict is: simulated rollouts beside the peers' rules and an oracle.
 
-    python -m tests.benchmarks.canary [--rollouts N] [--full] [--cells relative,bursts,floor,catastrophe,latency]
+    python -m tests.benchmarks.canary [--rollouts N] [--full] [--cells relative,…,latency,sources]
                                       [--json FILE] [--markdown FILE] [--readme FILE]
 
 Every number is a share of simulated rollouts or a median over them; a cell's streams depend on the seed and on the
@@ -27,6 +27,7 @@ from tests.benchmarks.canary_cells import (
     measure,
     relative_limits,
     settings,
+    source_cells,
 )
 from tests.benchmarks.canary_streams import Cell
 from tests.benchmarks.canary_tables import (
@@ -41,7 +42,7 @@ from tests.benchmarks.canary_tables import (
     to_rich,
 )
 
-KINDS = ("relative", "bursts", "floor", "catastrophe", "latency")
+KINDS = ("relative", "bursts", "floor", "catastrophe", "latency", "sources")
 
 
 def main() -> None:
@@ -91,7 +92,12 @@ def _run(kind: str, options: argparse.Namespace, console: Console) -> tuple[Tabl
             for setting in bursts()
         ]
         return burst_table(worlds), [each for world in worlds for each in world]
-    named: Iterable = {"floor": floor_cells, "catastrophe": catastrophe_cells, "latency": latency_cells}[kind]()
+    named: Iterable = {
+        "floor": floor_cells,
+        "catastrophe": catastrophe_cells,
+        "latency": latency_cells,
+        "sources": source_cells,
+    }[kind]()
     rows = [(text, one(cell, limits, peers=False)) for text, cell, limits in named]
     return named_table(kind, rows), [each for _, each in rows]
 

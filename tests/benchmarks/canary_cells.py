@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from ml_lifecycle.canary.histogram import Histogram
 from ml_lifecycle.canary.verdict import Limits, catastrophes
 from tests.benchmarks.canary_oracle import first, looks_to_roll_back, looks_to_verdict
 from tests.benchmarks.canary_peers import PEERS
-from tests.benchmarks.canary_streams import BOUNDS, LOOKS, SHARES, STEP_LOOKS, Cell, Setting, Streams, simulate
+from tests.benchmarks.canary_streams import LOOKS, SHARES, SOURCE_BOUNDS, STEP_LOOKS, Cell, Setting, Streams, simulate
 
 CHUNK = 500
 MARGIN = 1.5
@@ -90,7 +91,9 @@ def measure(cell: Cell, rollouts: int, seed: int, limits: Limits, *, peers: bool
 
 def _chunk(cell: Cell, rollouts: int, seed: int, limits: Limits, *, peers: bool) -> dict[str, np.ndarray]:
     streams = simulate(cell, rollouts, seed)
-    roll_back, promote = (verdicts if cell.shift is None else latency_verdicts)(streams, limits)
+    roll_back, promote = (
+        verdicts if cell.shift is None else partial(latency_verdicts, bounds=SOURCE_BOUNDS[cell.source])
+    )(streams, limits)
     looks = first(roll_back | promote)
     rolled_back_at, promoted_at = first(roll_back), first(promote & MAY_PROMOTE)
     risks = {"alpha": limits.alpha, "beta": limits.beta}
@@ -117,14 +120,14 @@ def verdicts(streams: Streams, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
     return roll_back[:, -LOOKS:], (errors.promote & ~roll_back)[:, -LOOKS:]
 
 
-def latency_verdicts(streams: Streams, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
+def latency_verdicts(streams: Streams, limits: Limits, bounds: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
     """The same of latency alone: each rollout's slow requests as the product's evidence counts them."""
     rows = []
     for canary, stable in zip(streams.canary_latency, streams.stable_latency, strict=True):
         evidence = Evidence()
         for pair in zip(canary, stable, strict=True):
             sides = (
-                Side(sum(counts), 0, Histogram(BOUNDS, tuple(counts))) for counts in (each.tolist() for each in pair)
+                Side(sum(counts), 0, Histogram(bounds, tuple(counts))) for counts in (each.tolist() for each in pair)
             )
             evidence = evidence.add(Window(*sides), limits.slow)
         rows.append([look.numbers for look in evidence.slow])
@@ -167,3 +170,10 @@ def latency_cells() -> Iterator[tuple[str, Cell, Limits]]:
     for rate, shift in itertools.product((300, 1200), (0.0, 0.2, 0.5, 1.0)):
         text = f"{rate:,}/min, {shift:.0%} slower, harm is 50%"
         yield text, Cell(Setting(rate=rate), shift=shift), Limits(latency_ratio=1.5, floor=0.0)
+
+
+def source_cells() -> Iterator[tuple[str, Cell, Limits]]:
+    """Rows for what the bounds of each source can tell, where requests take 20 and 150 ms at the median."""
+    for median, source, shift in itertools.product((0.02, 0.15), SOURCE_BOUNDS, (0.0, 0.5, 1.0, 2.0)):
+        text = f"{source}, {1000 * median:.0f} ms, {1 + shift:g} times, harm is 1.5 times"
+        yield text, Cell(Setting(), shift=shift, source=source, median=median), Limits(latency_ratio=1.5, floor=0.0)

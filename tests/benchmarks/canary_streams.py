@@ -8,12 +8,28 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from serving.metrics import LATENCY_BUCKETS
+
 LOOKS = 100
 STEP_LOOKS = 10
 SHARES = np.repeat([0.05, 0.1, 0.25, 0.5], [STEP_LOOKS, STEP_LOOKS, STEP_LOOKS, LOOKS - 3 * STEP_LOOKS])
 INCIDENT_TIMES, INCIDENT_LOOKS = 4.0, 8
-# Knative's bounds of kn_serving_invocation_duration_seconds; the last bucket is open.
-BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+# The bounds of each source's histogram of durations, in seconds; the last bucket is open.
+_DEFAULT = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+SOURCE_BOUNDS = {
+    "knative_otel": _DEFAULT,  # OpenTelemetry's for durations
+    "knative_queue_proxy": tuple(
+        milliseconds / 1000
+        for milliseconds in (
+            *(5, 10, 20, 40, 60, 80, 100, 150, 200, 250, 300, 350, 400, 450, 500, 600, 700, 800, 900),
+            *(1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000),
+        )
+    ),
+    "istio": (0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+    "ml_serving": LATENCY_BUCKETS,
+    "kserve": _DEFAULT,  # prometheus_client's
+}
+BOUNDS = SOURCE_BOUNDS["knative_otel"]
 MEDIAN_SECONDS, LATENCY_SPREAD = 0.02, 0.6
 
 
@@ -37,12 +53,17 @@ class Setting:
 
 @dataclass(frozen=True)
 class Cell:
-    """A setting and the canary: its errors, as a multiple of the base rate or as they are, its latency's shift."""
+    """A setting and the canary: its errors, as a multiple of the base rate or as they are, its latency's shift.
+
+    Latency has a median, in seconds, and is counted by the bounds of a source.
+    """
 
     setting: Setting = Setting()
     ratio: float = 1.0
     canary_rate: float | None = None
     shift: float | None = None
+    source: str = "knative_otel"
+    median: float = MEDIAN_SECONDS
 
     @property
     def canary_base(self) -> float:
@@ -94,8 +115,8 @@ def simulate(cell: Cell, rollouts: int, seed: int) -> Streams:
     latency = {}
     if cell.shift is not None:
         latency = {
-            "canary_latency": _histograms(rng, canary_n, 1 + cell.shift),
-            "stable_latency": _histograms(rng, stable_n, 1.0),
+            "canary_latency": _histograms(rng, canary_n, cell, 1 + cell.shift),
+            "stable_latency": _histograms(rng, stable_n, cell, 1.0),
         }
     counts = (canary_n, canary_e, stable_n, stable_e, history_n, history_e)
     numbers = [each.astype(np.float64) for each in counts]
@@ -111,8 +132,9 @@ def _own_rates(rng: np.random.Generator, setting: Setting, rollouts: int, looks:
     return np.take_along_axis(values, burst, axis=1)
 
 
-def _histograms(rng: np.random.Generator, requests: np.ndarray, slower: float) -> np.ndarray:
+def _histograms(rng: np.random.Generator, requests: np.ndarray, cell: Cell, slower: float) -> np.ndarray:
     """Counts by bucket of lognormal latencies, `slower` times the usual."""
-    sample = MEDIAN_SECONDS * slower * np.exp(LATENCY_SPREAD * rng.standard_normal(400_000))
-    shares = np.bincount(np.searchsorted(BOUNDS, sample), minlength=len(BOUNDS) + 1) / len(sample)
+    bounds = SOURCE_BOUNDS[cell.source]
+    sample = cell.median * slower * np.exp(LATENCY_SPREAD * rng.standard_normal(400_000))
+    shares = np.bincount(np.searchsorted(bounds, sample), minlength=len(bounds) + 1) / len(sample)
     return rng.multinomial(requests, shares)
