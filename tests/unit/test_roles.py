@@ -102,3 +102,28 @@ async def test_a_pass_of_the_scaler_sends_what_its_role_allows(tmp_path):
         f"scale_replicas sent what scaler_role.yaml does not allow: {sorted(set(rights.refused))}; add the rule there "
         "and to scaler_cluster_role.yaml, or do not send it"
     )
+
+
+APPLIED_BY_PEOPLE = ("rollout_role", "scaler_role", "scaler_cluster_role", "mlscaler", "knative_pod_monitor")
+
+
+@pytest.mark.parametrize("template", APPLIED_BY_PEOPLE)
+def test_a_value_is_a_value_whatever_it_holds(template: str) -> None:
+    """A newline in a name adds no line of its own to what is applied."""
+    odd = "models\n  - kind: User\n    name: stranger"
+
+    def shape(value: str) -> list[object]:
+        # Whatever a template wants to be told is told the same.
+        source = Template(resource(f"k8s_templates/{template}.yaml").read_text(), undefined=StrictUndefined)
+        names = ("name", "namespace", "service_account", "service_account_namespace")
+        found = list(yaml.safe_load_all(source.render(dict.fromkeys(names, value))))
+        return [keys(each) for each in found]
+
+    assert shape(odd) == shape("models")
+
+
+def keys(node: object) -> object:
+    """The document without its values."""
+    if isinstance(node, dict):
+        return {key: keys(each) for key, each in node.items()}
+    return [keys(each) for each in node] if isinstance(node, list) else type(node).__name__
