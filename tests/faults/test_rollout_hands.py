@@ -128,3 +128,17 @@ async def test_a_percent_raised_by_hand_is_taken_back_at_the_next_look(cluster):
     looking.cancel()
     assert (await event(CloseTrigger, SECOND))["report"]["outcome"] == "rolled_back"
     assert cluster.is_clean()
+
+
+async def test_a_label_in_the_middle_of_a_canary_ends_it_with_the_labels_name(cluster):
+    """KServe copies labels into the template, and Knative makes a revision of it that takes the canary's place."""
+    await canary(cluster)
+    cluster.store.merge_patch(
+        INFERENCE_SERVICE, MODEL, NAMESPACE, {"metadata": {"labels": {"team": "x"}}}, field_manager="gitops"
+    )
+    await until(lambda: cluster.component["latestCreatedRevision"] == "digits-predictor-00003")
+    decided = await event(CanaryTrigger, SECOND)
+    assert decided["decision"] == "rolled_back"
+    assert "digits-predictor-00003 came after digits-predictor-00002, made by the labels team=x" in decided["reason"]
+    report = (await event(CloseTrigger, SECOND))["report"]
+    assert (report["outcome"], report["labels_appeared"]) == ("rolled_back", ["team=x"])

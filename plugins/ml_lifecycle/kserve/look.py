@@ -30,13 +30,24 @@ def trouble(state: RolloutState, service: Service | None) -> str:
     if service.latest_created not in {"", state.revision}:
         return (
             f"InferenceService {name!r} was edited in the middle of the rollout: revision {service.latest_created} "
-            f"came after {state.revision}"
+            f"came after {state.revision}{_of_labels(appeared(state, service))}"
         )
     if service.rolled_out not in {"", state.stable_revision}:
         return (
             f"KServe rolled {service.rolled_out} out in the middle of the rollout; {state.stable_revision} was stable"
         )
     return ""
+
+
+def appeared(state: RolloutState, service: Service | None) -> tuple[str, ...]:
+    """Labels that the service has now and had not, as it is, when the rollout opened: KServe gives them to the pods."""
+    if service is None or state.labels is None:
+        return ()
+    return tuple(label for label in service.labels if label not in state.labels)
+
+
+def _of_labels(labels: tuple[str, ...]) -> str:
+    return f", made by the labels {', '.join(labels)}, which KServe copies into each revision" if labels else ""
 
 
 def edited(state: RolloutState, service: Service) -> str:

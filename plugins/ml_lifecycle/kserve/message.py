@@ -126,6 +126,8 @@ def _next(report: Report, links: Links) -> Iterator[str]:
 
 
 def _left(report: Report) -> Iterator[str]:
+    if labels := report.get("labels_appeared"):
+        yield f"somebody has labelled the service meanwhile, which makes a new revision: {', '.join(labels)}"
     for name in report.get("left_behind") or ():
         yield f"remove what KServe left behind: kubectl -n {report['namespace']} delete hpa {name}"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_lifecycle.canary.evidence import Side
 from ml_lifecycle.canary.own_metrics import own_report
-from ml_lifecycle.kserve.look import p95_ms
+from ml_lifecycle.kserve.look import appeared, p95_ms
 from ml_lifecycle.kserve.revisions import Service
 from ml_lifecycle.kserve.rollout import Decision, RolloutState, Step
 
@@ -15,7 +15,8 @@ from ml_lifecycle.kserve.rollout import Decision, RolloutState, Step
 def report(state: RolloutState, service: Service | None, now: float, left_behind: Iterable[str] = ()) -> dict[str, Any]:
     """What happened, for people and the next task; JSON. Latencies in milliseconds, null without data.
 
-    `in_cluster`: how callers within the cluster ask; `left_behind`: HorizontalPodAutoscalers without a target.
+    `in_cluster`: how callers within the cluster ask; `left_behind`: HorizontalPodAutoscalers without a target;
+    `labels_appeared`: what others have labelled the service with meanwhile, which in Knative mode makes a new revision.
     """
     return {
         "model": state.request.model,
@@ -39,6 +40,7 @@ def report(state: RolloutState, service: Service | None, now: float, left_behind
         "url": (service.url if service else "") or state.url,
         "in_cluster": service.in_cluster if service else "",
         "left_behind": list(left_behind),
+        "labels_appeared": list(appeared(state, service)),
         "seconds": round(now - state.opened_at, 1),
     }
 

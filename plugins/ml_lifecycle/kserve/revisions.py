@@ -24,7 +24,8 @@ class Service:
     A revision is Knative's, or in Standard mode the Deployment of a predictor. `canary` is that of Standard mode; in
     Knative mode the predictor itself is the canary while `canary_percent` is set. `conditions`: what its status says is
     not so; `ours_alone`: whether nobody but the rollout has set anything of its spec; `leaving`: it was deleted, and is
-    there until KServe takes its finalizer off; `in_cluster`: how callers within the cluster ask, in words.
+    there until KServe takes its finalizer off; `in_cluster`: how callers within the cluster ask, in words; `labels`:
+    its own, as `key=value`.
     """
 
     predictor: Predictor
@@ -46,6 +47,7 @@ class Service:
     ours_alone: bool = False
     leaving: bool = False
     in_cluster: str = ""
+    labels: tuple[str, ...] = ()
 
     @property
     def told(self) -> bool:
@@ -99,6 +101,7 @@ def read(
         found = standing(inference_service, canary and canary[0], route, deployment)
     else:
         found = _knative((status.get("components") or {}).get("predictor") or {})
+    labels = inference_service.get("metadata", {}).get("labels") or {}
     # In Standard mode modelStatus is the predictor's: of an open canary it says nothing.
     told = canary is None
     return Service(
@@ -118,6 +121,7 @@ def read(
         in_cluster=gateway_address(route, status.get("url", ""))
         if mode in _STANDARD and route is not None
         else (status.get("address") or {}).get("url", ""),
+        labels=tuple(sorted(f"{key}={value}" for key, value in labels.items())),
         leaving=bool(inference_service.get("metadata", {}).get("deletionTimestamp")),
     )
 

@@ -103,8 +103,9 @@ class RolloutState:
     `approved`: the percents that a person has let go on; `frozen`: who stopped it by hand, and why; `announced`: the
     percent whose pause has been told; `steered`: the number of the latest order it obeyed; `unrouted_since`: a
     ready canary has waited for its place in the route since; `naming`: how Knative's metrics name both sides, once
-    Prometheus has shown it. `driver` is raised by each process that drives the
-    rollout, and `driver_mark` tells two apart that raised it at once.
+    Prometheus has shown it; `labels`: the service's own as the rollout opened, None of one that was not there.
+    `driver` is raised by each process that drives the rollout, and `driver_mark` tells two apart that raised it at
+    once.
     """
 
     request: RolloutRequest
@@ -143,6 +144,7 @@ class RolloutState:
     announced: int | None = None
     unrouted_since: float | None = None
     naming: Naming | None = None
+    labels: tuple[str, ...] | None = None
     driver: int = 0
     driver_mark: str = ""
 
@@ -293,6 +295,7 @@ def opened(
         replicas=running.ready,
         floor=running.asked,
         prepared=steps[0] if steps else 100,
+        labels=service.labels,
     )
 
 
