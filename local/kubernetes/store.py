@@ -33,8 +33,9 @@ from ml_lifecycle.kubernetes.resource import CUSTOM_RESOURCE_DEFINITION, EVENT, 
 Manifest = dict[str, Any]
 Manifests = list[Manifest]
 Admission = Callable[[Manifest, Manifest | None], None]
-Defaulter = Callable[[Manifest], Manifest]
 """A validating webhook: given an object, and what it was if it is not new, it raises what it refuses."""
+Defaulter = Callable[[Manifest], Manifest]
+"""A mutating webhook: given an object, it returns what is stored of it."""
 CONTROLLER = "controller"
 
 

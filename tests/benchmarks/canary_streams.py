@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from local.ingress.metrics import BUCKETS, MESH_BUCKETS
 from serving.metrics import LATENCY_BUCKETS
 
 LOOKS = 100
@@ -15,9 +16,8 @@ STEP_LOOKS = 10
 SHARES = np.repeat([0.05, 0.1, 0.25, 0.5], [STEP_LOOKS, STEP_LOOKS, STEP_LOOKS, LOOKS - 3 * STEP_LOOKS])
 INCIDENT_TIMES, INCIDENT_LOOKS = 4.0, 8
 # The bounds of each source's histogram of durations, in seconds; the last bucket is open.
-_DEFAULT = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 SOURCE_BOUNDS = {
-    "knative_otel": _DEFAULT,  # OpenTelemetry's for durations
+    "knative_otel": BUCKETS,
     "knative_queue_proxy": tuple(
         milliseconds / 1000
         for milliseconds in (
@@ -25,9 +25,9 @@ SOURCE_BOUNDS = {
             *(1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000),
         )
     ),
-    "istio": (0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+    "istio": tuple(milliseconds / 1000 for milliseconds in MESH_BUCKETS),
     "ml_serving": LATENCY_BUCKETS,
-    "kserve": _DEFAULT,  # prometheus_client's
+    "kserve": BUCKETS,  # prometheus_client's
 }
 BOUNDS = SOURCE_BOUNDS["knative_otel"]
 MEDIAN_SECONDS, LATENCY_SPREAD = 0.02, 0.6

@@ -17,8 +17,8 @@ TEMPLATES = ("rollout_role", "scaler_role", "scaler_cluster_role")
 VALUES = {"namespace": "models", "service_account": "airflow", "service_account_namespace": "airflow"}
 
 
-def render(name, **values):
-    text = resource(f"k8s_templates/{name}.yaml").read_text()
+def render(template, /, **values):
+    text = resource(f"k8s_templates/{template}.yaml").read_text()
     return list(yaml.safe_load_all(Template(text, undefined=StrictUndefined).render(**VALUES | values)))
 
 
@@ -104,25 +104,18 @@ async def test_a_pass_of_the_scaler_sends_what_its_role_allows(tmp_path):
     )
 
 
-APPLIED_BY_PEOPLE = ("rollout_role", "scaler_role", "scaler_cluster_role", "mlscaler", "knative_pod_monitor")
-
-
-@pytest.mark.parametrize("template", APPLIED_BY_PEOPLE)
-def test_a_value_is_a_value_whatever_it_holds(template: str) -> None:
-    """A newline in a name adds no line of its own to what is applied."""
+@pytest.mark.parametrize("template", [*TEMPLATES, "mlscaler", "knative_pod_monitor"])
+def test_a_newline_in_a_value_adds_nothing_to_what_people_apply(template):
     odd = "models\n  - kind: User\n    name: stranger"
 
-    def shape(value: str) -> list[object]:
+    def shape(value):
         # Whatever a template wants to be told is told the same.
-        source = Template(resource(f"k8s_templates/{template}.yaml").read_text(), undefined=StrictUndefined)
-        names = ("name", "namespace", "service_account", "service_account_namespace")
-        found = list(yaml.safe_load_all(source.render(dict.fromkeys(names, value))))
-        return [keys(each) for each in found]
+        return [keys(each) for each in render(template, name=value, **dict.fromkeys(VALUES, value))]
 
     assert shape(odd) == shape("models")
 
 
-def keys(node: object) -> object:
+def keys(node):
     """The document without its values."""
     if isinstance(node, dict):
         return {key: keys(each) for key, each in node.items()}

@@ -18,9 +18,9 @@ from ml_lifecycle.settings import ErrorQueries, OwnCounts, OwnGauge, Rollout
 _MEMORY = "6h"
 _SIDE = "side"
 _LOOKBACK_SECONDS = 300.0
-# What was scraped together: what appears beside series of its own process has begun with it or after them.
 # What a scrape adds and differs where two of them find the same process: its requests count once.
 _ONCE = "max without (job,service,endpoint,container)"
+# What was scraped together: what appears beside series of its own process has begun with it or after them.
 _PROCESS = "job,instance,pod,pod_name,k8s_pod_name"
 
 

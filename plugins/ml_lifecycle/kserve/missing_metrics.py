@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ml_lifecycle.kserve.data_planes import PRESETS, Preset, queries
-from ml_lifecycle.kserve.naming import CONFIGURE, OTEL
+from ml_lifecycle.kserve.data_planes import Preset, queries
 
 if TYPE_CHECKING:
     from ml_lifecycle.prometheus.client import PrometheusClient
@@ -22,9 +21,10 @@ async def why_nothing(
     chosen = queries(preset, namespace=namespace, sides=sides, window_seconds=1).chosen
     if found := await prometheus.instant(f"topk(1, {preset.count})", at):
         labels = ",".join(f'{name}="{value}"' for name, value in sorted(found[0].labels.items()) if name != "__name__")
+        labelled = preset.counter.labelled or f"scrape it with the labels {preset.namespace} and {preset.side}"
         return (
             f"Prometheus has {preset.count} under other labels, such as {{{labels}}}, and nothing of {chosen}: "
-            f"{_labelled(preset)}, or choose another source in rollout.metrics"
+            f"{labelled}, or choose another source in rollout.metrics"
         )
     newest = f"max(max_over_time(timestamp({preset.count})[1d:5m]))"
     if (samples := await prometheus.instant(newest, at)) and (age := at - samples[0].value) > _LOOKBACK_SECONDS / 2:
@@ -32,14 +32,4 @@ async def why_nothing(
             f"the newest sample of {preset.count} is {age / 60:.0f} minutes old: it is scraped no more, or this "
             "machine's clock is ahead of Prometheus's"
         )
-    remedy = CONFIGURE if preset.count == PRESETS[OTEL].count else "is it exported, and scraped?"
-    return f"Prometheus has no {preset.count} at all, nothing of {chosen}: {remedy}"
-
-
-def _labelled(preset: Preset) -> str:
-    if preset.count == PRESETS[OTEL].count:
-        return (
-            "scrape it with k8s_templates/knative_pod_monitor.yaml, or with both the namespace (label namespace) and "
-            "the revision or pod (label serving_knative_dev_revision or pod)"
-        )
-    return f"scrape it with the labels {preset.namespace} and {preset.side}"
+    return f"Prometheus has no {preset.count} at all, nothing of {chosen}: {preset.counter.exported}"

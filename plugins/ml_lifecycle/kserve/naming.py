@@ -15,21 +15,16 @@ from ml_lifecycle.kserve.data_planes import PRESETS, Preset, pods_expression
 from ml_lifecycle.prometheus.answer import Sample
 
 Source = Literal["knative_otel", "knative_queue_proxy"]
-OTEL, BEFORE_1_19 = get_args(Source)
 # The most telling first: a revision's name needs no rule of how pods are called.
 RevisionLabel = Literal["kn_revision_name", "serving_knative_dev_revision", "revision_name", "revision"]
 PodLabel = Literal["k8s_pod_name", "pod", "pod_name", "kubernetes_pod_name"]
 NamespaceLabel = Literal["k8s_namespace_name", "namespace", "namespace_name", "kubernetes_namespace"]
 REVISION_LABELS, POD_LABELS, NAMESPACE_LABELS = get_args(RevisionLabel), get_args(PodLabel), get_args(NamespaceLabel)
-_FOUND = "naming"
-
-CONFIGURE = (
-    "Knative exports no requests by default. Either set request-metrics-protocol: prometheus in the ConfigMap "
-    "config-observability of knative-serving, restart the pods of the revisions, and apply "
-    "k8s_templates/knative_pod_monitor.yaml; or push by OTLP, and have Prometheus promote the resource attributes "
-    "kn.revision.name, kn.configuration.name, kn.service.name, k8s.namespace.name and k8s.pod.name "
-    "(otlp.promote_resource_attributes)"
+_CANDIDATES: tuple[tuple[Source, RevisionLabel | PodLabel], ...] = (
+    *(("knative_otel", label) for label in (*REVISION_LABELS, *POD_LABELS)),
+    ("knative_queue_proxy", "revision_name"),
 )
+_FOUND = "naming"
 
 
 @dataclass(frozen=True)
@@ -69,36 +64,37 @@ class Naming:
 
 def is_open(metrics: str | None, *, standard: bool) -> bool:
     """Whether a rollout whose settings say `metrics` has to find out how its series are named."""
-    return not standard and metrics in (None, OTEL)
+    return not standard and metrics in (None, "knative_otel")
 
 
 def question(sides: Sequence[str]) -> str:
     """PromQL: for each label that names one of the sides in some series, the labels of their namespaces."""
-    names = "|".join(sides)
-    pods = "|".join(pods_expression(side) for side in sides)
-    count, before = PRESETS[OTEL].count, PRESETS[BEFORE_1_19]
-    asked = [(count, label, names) for label in REVISION_LABELS] + [(count, label, pods) for label in POD_LABELS]
-    asked.append((before.count, before.side, names))
+    revisions, pods = "|".join(sides), "|".join(pods_expression(side) for side in sides)
     return " or ".join(
-        f'label_replace(group by ({",".join(NAMESPACE_LABELS)}) ({name}{{{label}=~"{value}"}}), '
-        f'"{_FOUND}", "{name}/{label}", "", "")'
-        for name, label, value in asked
+        f"label_replace(group by ({','.join(NAMESPACE_LABELS)}) "
+        f'({PRESETS[source].count}{{{label}=~"{pods if label in POD_LABELS else revisions}"}}), '
+        f'"{_FOUND}", "{_series(source, label)}", "", "")'
+        for source, label in _CANDIDATES
     )
 
 
 def answered(samples: Iterable[Sample], namespace: str, metrics: str | None) -> Naming | None:
-    """The most telling naming of what the question has found in this namespace; None if there is none."""
+    """The most telling naming of what the question has found in this namespace; None if there is none.
+
+    Settings that name Knative's `metrics` since 1.19 want no older ones.
+    """
     found = {sample.labels.get(_FOUND, ""): sample.labels for sample in samples if _of(sample.labels, namespace)}
-    count, before = PRESETS[OTEL].count, PRESETS[BEFORE_1_19]
-    candidates: list[tuple[Any, Any]] = [(OTEL, label) for label in (*REVISION_LABELS, *POD_LABELS)]
-    candidates += [(BEFORE_1_19, before.side)] if metrics is None else []
-    for source, label in candidates:
-        if labels := found.get(f"{count if source == OTEL else before.count}/{label}"):
-            place: Any = _of(labels, namespace)
-            return Naming(source, label, place)
+    for source, label in _CANDIDATES:
+        labels = found.get(_series(source, label))
+        if labels is not None and metrics in (None, source):
+            return Naming(source, label, _of(labels, namespace))
     return None
 
 
-def _of(labels: Mapping[str, str], namespace: str) -> str:
+def _series(source: Source, label: RevisionLabel | PodLabel) -> str:
+    return f"{PRESETS[source].count}/{label}"
+
+
+def _of(labels: Mapping[str, str], namespace: str) -> Any:
     """The label that says this namespace; empty if none does."""
     return next((label for label in NAMESPACE_LABELS if labels.get(label) == namespace), "")

@@ -64,6 +64,10 @@ class Service:
         """What came last into the spec."""
         return self.canary or self.predictor
 
+    def is_newer(self, before: str) -> bool:
+        """Whether KServe has created a revision after `before`."""
+        return self.latest_created not in {"", before}
+
     def percent(self, revision: str) -> int:
         """The revision's share of the traffic, all its entries together."""
         return sum(share.percent for share in self.traffic if share.revision == revision)
@@ -178,7 +182,7 @@ def readiness(service: Service, pods: Iterable[Mapping[str, Any]], *, before: st
     latest created and the latest ready, its model loaded and one of its pods ready.
     """
     created = service.latest_created
-    if not created or created == before:
+    if not service.is_newer(before):
         return Readiness(reason="KServe has not created the new revision yet")
     pods = list(pods)
     if reason := _broken_pod(pods) or _failed_load(service, created):

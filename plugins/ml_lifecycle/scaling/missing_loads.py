@@ -19,12 +19,6 @@ _STRANGERS_SECONDS = 900  # beyond the five minutes after which Prometheus forge
 _SAID_ANYWAY = ("http_", "otel_", "le", "__name__")  # labels that tell nothing of whose a series is
 _LONGEST_EXAMPLE = 200
 
-_POD_MONITOR = "k8s_templates/knative_pod_monitor.yaml"
-_PROMOTED = (
-    "have Prometheus promote k8s.namespace.name, kn.service.name, kn.configuration.name, kn.revision.name and "
-    "k8s.pod.name (otlp.promote_resource_attributes)"
-)
-
 
 @dataclass(frozen=True)
 class Seen:
@@ -73,7 +67,7 @@ def question_of(scaler: Scaler) -> str:
     metric = scaler.spec.metric
     if metric.query is not None:
         return f"asked was {quoted(metric.query)}"
-    source = SOURCES[_source(scaler)]
+    source = SOURCES[metric.counted_by]
     window = RATE_WINDOW_STEPS * scaler.spec.step_seconds
     return (
         f"asked was sum(rate({source.counter.name}[{window:g}s])) of {scaler.spec.target_ref.name} by its label "
@@ -85,15 +79,14 @@ def why(scaler: Scaler, seen: Seen) -> str:
     """What Prometheus has instead of this scaler's load, and what helps; empty where that is not known."""
     if scaler.spec is None:
         return ""
-    name = _source(scaler)
-    source, key = SOURCES[name], service_of(scaler)
+    source, key = SOURCES[scaler.spec.metric.counted_by], service_of(scaler)
     counter = source.counter.name
     if not seen.exists:
-        return f"Prometheus has no {counter} at all: {_exported(name)}"
+        return f"Prometheus has no {counter} at all: {_exported(source)}"
     if count := seen.samples.get(key):
         return _seldom(counter, count, scaler.spec.step_seconds)
     if seen.strange is not None:
-        return f"Prometheus has {counter} under other labels, such as {_example(seen.strange)}: {_labelled(name)}"
+        return f"Prometheus has {counter} under other labels, such as {_example(seen.strange)}: {_labelled(source)}"
     if key not in seen.asked:
         return ""
     return (
@@ -109,12 +102,7 @@ def service_of(scaler: Scaler) -> ScalerKey:
 
 def source_of(scaler: Scaler) -> Source | None:
     """The source of a scaler with a preset."""
-    return _source(scaler) if scaler.spec is not None and scaler.spec.metric.query is None else None
-
-
-def _source(scaler: Scaler) -> Source:
-    given = None if scaler.spec is None else scaler.spec.metric.source
-    return given or "knative_otel"
+    return scaler.spec.metric.counted_by if scaler.spec is not None and scaler.spec.metric.query is None else None
 
 
 def _seldom(counter: str, count: float, step_seconds: int) -> str:
@@ -136,21 +124,12 @@ def _example(labels: Mapping[str, str]) -> str:
     return f"{{{text if len(text) <= _LONGEST_EXAMPLE else text[:_LONGEST_EXAMPLE] + '…'}}}"
 
 
-def _exported(source: Source) -> str:
-    if source != "knative_otel":
-        return "is it exported, and scraped? metric.source chooses another counter"
-    return (
-        "Knative exports no requests by default. Set request-metrics-protocol: prometheus in the ConfigMap "
-        f"config-observability of knative-serving and apply {_POD_MONITOR}; or push by OTLP and {_PROMOTED}. Knative "
-        "before 1.19 has metric.source: knative_queue_proxy"
-    )
+def _exported(source: LoadSource) -> str:
+    if source is SOURCES["knative_otel"]:
+        return f"{source.counter.exported}. Knative before 1.19 has metric.source: knative_queue_proxy"
+    return f"{source.counter.exported} metric.source chooses another counter"
 
 
-def _labelled(source: Source) -> str:
-    if source == "knative_otel":
-        return (
-            f"scrape it with the labels namespace and pod, as {_POD_MONITOR} does, or, where it is pushed by OTLP, "
-            f"{_PROMOTED}"
-        )
-    forms = SOURCES[source].forms
-    return f"scrape it with the labels {' or '.join(f'{form.namespace} and {form.label}' for form in forms)}"
+def _labelled(source: LoadSource) -> str:
+    labels = " or ".join(f"{form.namespace} and {form.label}" for form in source.forms)
+    return source.counter.labelled or f"scrape it with the labels {labels}"

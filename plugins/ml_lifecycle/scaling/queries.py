@@ -143,4 +143,4 @@ def newest_revision(service: Manifest) -> int:
 
 
 def _source(spec: ScalerSpec) -> LoadSource:
-    return SOURCES[spec.metric.source or "knative_otel"]
+    return SOURCES[spec.metric.counted_by]

@@ -79,6 +79,11 @@ class Metric(_Part):
     preset: Literal["requests_per_second"] | None = None
     source: Source | None = None
 
+    @property
+    def counted_by(self) -> Source:
+        """Who counts for the preset."""
+        return self.source or "knative_otel"
+
     @model_validator(mode="after")
     def _one(self) -> Self:
         if (self.query is None) == (self.preset is None):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -15,6 +17,18 @@ from tests.unit.scaling.scaling_world import World, stand_in, world
 __all__ = ["stand_in", "world"]
 
 FIRST, SECOND = "digits-predictor-00001", "digits-predictor-00002"
+
+
+@contextmanager
+def failing(monkeypatch: pytest.MonkeyPatch, method: str) -> Iterator[None]:
+    """The cluster does not answer this of the client's requests."""
+
+    async def fails(*_: Any) -> None:
+        raise UnavailableError("no answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ScalerClient, method, fails)
+        yield
 
 
 async def served_by_nine(world: World, **changes: Any) -> None:
@@ -133,11 +147,7 @@ async def test_what_was_written_on_the_old_revision_is_given_back_at_the_next_tr
     await world.revision(SECOND, **{MIN_SCALE: "1"})
     await world.serve(SECOND)
 
-    async def fails(*_: Any) -> None:
-        raise UnavailableError("no answer")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(ScalerClient, "give_back", fails)
+    with failing(monkeypatch, "give_back"):
         await world.run(240)
     assert (await world.min_scale(FIRST), await world.min_scale(SECOND)) == ("9", "9")
     await world.run(300)
@@ -166,11 +176,7 @@ async def test_the_old_number_waits_until_the_write_gets_through(world: World, m
     await world.revision(SECOND, **{MIN_SCALE: "1"})
     await world.serve(SECOND)
 
-    async def fails(*_: Any) -> None:
-        raise UnavailableError("no answer")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(ScalerClient, "write_replicas", fails)
+    with failing(monkeypatch, "write_replicas"):
         (failed,) = await world.run(240)
     assert failed.error
     await world.run(300)

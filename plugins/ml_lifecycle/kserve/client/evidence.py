@@ -77,15 +77,14 @@ async def named(state: RolloutState, prometheus: PrometheusClient, now: float, *
         return state
     try:
         naming = answered(await prometheus.instant(question(sides), now), state.request.namespace, metrics)
-        if naming is None and aloud:
+        if naming is not None:
+            log.info("requests are told by %s", naming)
+        elif aloud:
             why = await why_nothing(prometheus, _preset(state), state.request.namespace, sides, now)
             log.warning("no requests of %s can be told yet: %s", " and ".join(sides), why)
     except PrometheusError as error:
         log.warning("how Prometheus names the requests of %s is not known yet: %s", state.service, _brief(error))
         return state
-    if naming is None:
-        return state
-    log.info("requests are told by %s", naming)
     return replace(state, naming=naming)
 
 

@@ -345,7 +345,7 @@ class RolloutClient(RolloutLease):
         if reason := edited(state, service):
             return state, Readiness(failed=True, reason=reason)
         state = noted(state, service)
-        new = bool(service.latest_created) and service.latest_created != state.before
+        new = service.is_newer(state.before)
         pods = await self._services.pods(state, service.latest_created, standard=service.standard) if new else []
         found = readiness(service, pods, before=state.before)
         short = await self._lacking(state, service.latest_created) if new and not found.failed else ""
