@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ml_lifecycle.exceptions import SettingsError
 from ml_lifecycle.kserve.data_planes import PRESETS, filled, queries, source
-from ml_lifecycle.settings import PLACEHOLDERS, Rollout
+from ml_lifecycle.settings import PLACEHOLDERS, Rollout, parse_settings
 
 
 def test_settings_offer_what_the_table_has():
@@ -44,6 +45,16 @@ def test_pods_are_told_apart_by_their_names(pod, side):
     for one in ("digits-predictor", "digits-predictor-00001"):
         pods = filled("$pods", side=one, service="digits", namespace="models", window_seconds=5)
         assert bool(re.fullmatch(pods, pod)) is (one == side)
+
+
+@pytest.mark.parametrize(
+    "text", ['x"} or vector(1) #', "a\\b", "a|b", ".*", "a\nb", "a,b", "{x}", "$side", "a b", "[a]", "a'b", "a`b"]
+)
+def test_no_name_of_a_model_or_a_namespace_is_more_than_a_name_in_a_query(text):
+    lake = {"defaults": {"data_lake": "file:///lake"}, "locked": []}
+    for model, overrides in ((text, {}), ("digits", {"serving.namespace": text})):
+        with pytest.raises(SettingsError):
+            parse_settings(lake, model, overrides)
 
 
 def test_a_query_of_ones_own_is_filled():

@@ -4,7 +4,7 @@ import pytest
 
 from ml_lifecycle.exceptions import SettingsError
 from ml_lifecycle.kserve.manifest import Templates, changed_annotations, is_ours, picked
-from ml_lifecycle.kserve.predictor import Predictor, predictor
+from ml_lifecycle.kserve.predictor import RESTRICTED, Predictor, predictor
 from ml_lifecycle.resources import resource
 from ml_lifecycle.settings import Serving, parse_settings
 
@@ -31,7 +31,7 @@ def test_the_runtime_is_named_after_its_content():
     assert len(names) == 3
     container = runtime()["spec"]["containers"][0]
     assert container["args"] == ["--model_name={{.Name}}", "--model_dir=/mnt/models"]
-    assert container["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"] == {**RESTRICTED, "privileged": False}
 
 
 def test_the_service_carries_what_was_asked_and_only_labels_that_never_change():

@@ -9,6 +9,7 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 from kubernetes.client import models
 
 from ml_lifecycle.kserve import smoke_test
+from ml_lifecycle.kserve.predictor import RESTRICTED
 from ml_lifecycle.kserve.request import RolloutRequest
 from ml_lifecycle.kserve.smoke_test import SmokeTestOperator, SmokeTestTrigger
 from ml_lifecycle.settings import parse_settings
@@ -108,3 +109,12 @@ def test_the_pod_has_resources_and_time_as_settings_say():
     assert built.active_deadline_seconds > 1380
     assert [(item.name, item.value) for item in built.env_vars] == [("SMOKE_TEST_SECONDS", "180")]
     assert request.lease_seconds == 1500
+
+
+def test_its_pod_has_all_that_the_restricted_profile_asks_for():
+    made = operator()
+    made._configure()
+    assert made.container_security_context == RESTRICTED
+    assert made.automount_service_account_token is False
+    assert (made.hostnetwork, made.service_account_name) == (False, None)
+    assert all(volume.host_path is None for volume in made.volumes)

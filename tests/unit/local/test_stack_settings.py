@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import socket
 import subprocess
 from pathlib import Path
@@ -11,9 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from local.stack.dataset import model_name, provide
-from local.stack.environment import airflow_configuration, base_environment, connections, http_connection, settings
+from local.stack.environment import (
+    airflow_configuration,
+    base_environment,
+    connections,
+    http_connection,
+    settings,
+    write_exports,
+)
 from local.stack.exceptions import StackError
 from local.stack.layout import Layout
+from local.stack.services import stand_ins
 from ml_lifecycle.data_lake.client import DataLake
 from ml_lifecycle.settings import MODEL_NAME, parse_settings
 from spark_jobs.dataset_files import list_dataset
@@ -148,6 +157,25 @@ def test_connections_lead_to_the_stand_ins(layout, tmp_path):
     assert json.loads(found["AIRFLOW_CONN_KUBERNETES_DEFAULT"])["extra"] == {
         "kube_config_path": str(tmp_path / "kubeconfig")
     }
+
+
+def test_the_laptop_listens_on_itself_alone(layout):
+    commands = {service.name: " ".join(service.command) for service in stand_ins(layout)}
+    everywhere = [name for name, command in commands.items() if re.search(r"0\.0\.0\.0|--host=?\s*\*|\[::\]", command)]
+    assert everywhere == []
+    assert "--host 127.0.0.1" in commands["mlflow"]
+    assert "--web.listen-address=127.0.0.1:" in commands["prometheus"]
+    assert airflow_configuration(layout, Path("dags"), Path("plugins"), deferrable=True)["AIRFLOW__API__HOST"] == (
+        "127.0.0.1"
+    )
+
+
+def test_files_with_secrets_are_their_owners_alone(layout, tmp_path):
+    airflow_configuration(layout, Path("dags"), Path("plugins"), deferrable=True)
+    write_exports(tmp_path / "env", {"AIRFLOW_CONN_X": "secret"})
+    kept = [*(layout.state / "secrets").iterdir(), tmp_path / "env"]
+    assert len(kept) > 2
+    assert {file.stat().st_mode & 0o777 for file in kept} == {0o600}
 
 
 def test_a_url_with_credentials_becomes_a_connection():

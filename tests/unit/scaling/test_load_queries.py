@@ -128,6 +128,14 @@ def test_the_load_of_a_service_that_begins_alike_is_never_counted(source: str) -
     assert "!~" not in query.query
 
 
+@pytest.mark.parametrize("source", ["ml_serving", "kserve", "istio"])
+def test_a_dot_in_a_name_is_only_a_dot(source: str) -> None:
+    one = preset_scaler("digits.eu", source)
+    (query,) = load_queries([one], {one.key: 40}, {("models", "digits.eu"): {}})
+    assert "digits[.]eu" in query.query
+    assert "digits.eu" not in query.query
+
+
 @pytest.mark.parametrize("length", [18, 20, 24, 30, 36, 40])
 @pytest.mark.parametrize("source", ["ml_serving", "kserve"])
 def test_pods_of_long_names_are_found(length: int, source: str) -> None:

@@ -33,6 +33,12 @@ def brightness_model() -> bytes:
     return model.SerializeToString()
 
 
+@pytest.fixture
+def graph():
+    """The graph that the serving files hold."""
+    return onnx.load_from_string(brightness_model())
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
     """The serving files of a model that tells dark from bright, golden cases included."""

@@ -145,6 +145,49 @@ def test_what_is_too_large_is_refused(client):
     assert "larger than the 20000 bytes" in long.json()["error"]
 
 
+def tensor_body(shape="[1, 1, 8, 8]", data="0.0"):
+    """A V2 request of which two values are text as given, be it JSON or not."""
+    return (
+        '{"inputs": [{"name": "tensor", "datatype": "FP32", "shape": ' + shape + ', "data": [' + data + "]}]}"
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 15_000,
+        b'{"inputs":' * 1_500,
+        b'{"inputs": ' + b"[" * 7_000 + b"]" * 7_000 + b"}",
+        tensor_body(data="9" * 5_000),
+        tensor_body(data="1e400"),
+        tensor_body(data="-Infinity"),
+        tensor_body(data="[[0.0], [0.0, [1.0]]]"),
+        tensor_body(shape="[9223372036854775808, 1, 8, 8]"),
+        tensor_body(shape="[-1, 1, 8, 8]"),
+        tensor_body(shape="[0, 1, 8, 8]"),
+        tensor_body(shape="[NaN, 1, 8, 8]"),
+        tensor_body(shape="[1e400]"),
+        tensor_body(shape="[true, 1, 8, 8]"),
+        tensor_body(shape="[[[1]]]"),
+        tensor_body().decode().encode("utf-16"),
+        b'{"id": "\xff\xfe", "inputs": []}',
+        b"\x00",
+        b"",
+    ],
+    ids=range(18),
+)
+@pytest.mark.parametrize("path", ["/v2/models/digits/infer", "/v1/models/digits:predict"])
+def test_no_body_however_odd_is_an_error_of_the_server(client, path, body):
+    answer = client.post(path, content=body)
+    assert answer.status_code in {400, 413}, answer.text
+    assert answer.json()["error"]
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/../etc/passwd", "/v2/models/..%2f..%2fdigits"])
+def test_nothing_else_is_served(client, path):
+    assert client.get(path).status_code == 404
+
+
 def test_paths_and_methods_that_do_not_exist(client):
     assert client.get("/nothing").json() == {"error": "GET /nothing: Not Found"}
     assert client.get("/v2/models/digits/infer").status_code == 405

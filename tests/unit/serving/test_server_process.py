@@ -174,6 +174,58 @@ def test_an_absent_model_fails_the_smoke_test(server, model_folder, tmp_path, ca
     assert "No such file" in report["checks"][0]["detail"]
 
 
+POST = b"POST /v2/models/shades/infer HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{} ",
+        POST + b"Transfer-Encoding: xchunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        POST + b"Content-Length : 2\r\n\r\n{}",
+        POST + b"Content-Length: +2\r\n\r\n{}",
+        POST + b"Content-Length: -2\r\n\r\n{}",
+        POST + b"X: a\0b\r\nContent-Length: 2\r\n\r\n{}",
+        b"GET /v2/\rmodels/shades HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /v2/models/../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+    ids=[
+        "two lengths",
+        "an unknown coding",
+        "a blank before the colon",
+        "a signed length",
+        "a negative length",
+        "a NUL",
+        "a CR in the path",
+        "dots in the path",
+    ],
+)
+def test_a_request_that_two_readers_could_read_differently_is_refused(server, request_bytes):
+    """One answer, which refuses; then the connection ends, so that no rest is taken for a second request."""
+    answer = answer_to(server, request_bytes)
+    assert answer.count(b"HTTP/1.1 ") <= 1
+    assert not answer or 400 <= int(answer.split()[1]) < 500, answer
+    assert status(f"{server}/v2/health/ready") == 200
+
+
+@pytest.mark.parametrize("version", [b"", b" HTTP/0.9", b" HTTP/1.1"])
+def test_a_request_without_a_host_gets_one_answer_at_most(server, version):
+    """Our server serves one model whatever it is called by, so there is nothing to confuse."""
+    assert answer_to(server, b"GET /v2/models/shades" + version + b"\r\n\r\n").count(b"HTTP/1.1 ") <= 1
+
+
+def answer_to(server, request_bytes):
+    """All that comes back over a connection of its own."""
+    port = int(server.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(request_bytes)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while part := connection.recv(65_536):
+            answer += part
+    return answer
+
+
 def test_sigterm_lets_requests_end_and_exits_cleanly(model_folder):
     process, url = start(model_folder, "--drain_seconds=0.5")
     deadline = time.monotonic() + 30

@@ -1,5 +1,7 @@
 """The small parts that a training is made of."""
 
+import io
+import pickle
 import types
 
 import numpy as np
@@ -168,3 +170,28 @@ def test_a_state_that_does_not_fit_is_refused_by_name(saved, tmp_path):
     checkpoints.write_state(f"file://{tmp_path}/other.pt", {"weights": torch.zeros(1)})
     with pytest.raises(TrainingError, match="holds no state of this job's training"):
         load_initial_state(network(), f"file://{tmp_path}/other.pt", ["a"])
+
+
+class Malicious:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file):
+        self._file = str(file)
+
+    def __reduce__(self):
+        return open, (self._file, "w")
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["a pickle", "torch's archive"])
+def test_a_state_that_would_run_code_is_refused_and_runs_nothing(tmp_path, whole):
+    proof = tmp_path / "it-ran"
+    content = {"configuration": {}, "classes": [], "state": Malicious(proof)}
+    uri = f"file://{tmp_path}/state.pt"
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    storage.write_bytes(uri, pickle.dumps(content) if whole else buffer.getvalue())
+    with pytest.raises(checkpoints.UnreadableStateError):
+        checkpoints.read_state(uri)
+    assert not proof.exists()
+    torch.load(io.BytesIO(buffer.getvalue()), weights_only=False)["state"].close()
+    assert proof.exists(), "the state is harmless: this test proves nothing"

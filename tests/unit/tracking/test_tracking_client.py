@@ -207,6 +207,9 @@ def test_credentials_stand_in_the_environment_while_connected(monkeypatch: pytes
         assert os.environ["MLFLOW_TRACKING_USERNAME"] == "ann"
         assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "hidden"
         assert "MLFLOW_TRACKING_TOKEN" not in os.environ
+        # MLflow's own would retry a server that does not answer for many minutes.
+        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "60"
+        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "4"
 
     assert "MLFLOW_TRACKING_PASSWORD" not in os.environ
     assert os.environ["MLFLOW_TRACKING_TOKEN"] == "of-the-caller"
