@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import sys
 import time
@@ -20,13 +21,15 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "plugins"))
 
 from tests.benchmarks import scaling_rivals as rivals
-from tests.benchmarks.scaling_ours import QUANTILES, SLO_LANE, Run, coverage, ours
+from tests.benchmarks.scaling_ours import QUANTILES, SLO, SLO_LANE, Run, coverage, ours
 from tests.benchmarks.scaling_plots import plot
-from tests.benchmarks.scaling_replay import LEAD_MINUTES, Counts, Course, course, score
-from tests.benchmarks.scaling_table import Duel, Sweep, duel, geometric_mean, layout, percent, ratio, rows
+from tests.benchmarks.scaling_replay import LEAD_MINUTES, Counts, Course, Score, course, score
+from tests.benchmarks.scaling_table import Duel, Sweep, cost_ratio, duel, geometric_mean, layout, percent, ratio, rows
 from tests.benchmarks.scaling_traces import Trace, read_folder, synthetic_traces
 
 HPA, OURS, ORACLE = "HPA", "ours", "oracle"
+HOLT_WINTERS = "predictive HPA, Holt-Winters"
+LEARNT_MINUTES = 4 * 1440  # scored, of a course of which so much can be asked
 TARGETS = tuple(f"{target:.0%}" for target in rivals.HPA_TARGETS)
 
 
@@ -108,7 +111,7 @@ def _replay(trace: Trace, options: argparse.Namespace) -> Iterable[Replayed]:
 def _others(on: Course, lead: int) -> dict[str, Counts]:
     return {
         "predictive HPA, linear": rivals.predictive_linear(on, lead),
-        "predictive HPA, Holt-Winters": rivals.predictive_holt_winters(on, lead),
+        HOLT_WINTERS: rivals.predictive_holt_winters(on, lead),
         "straight line": rivals.straight_line(on, lead),
         ORACLE: rivals.oracle(on),
     }
@@ -126,7 +129,7 @@ def _rival(on: Course, lead: int, name: str, asked: Counts) -> Sweep:
 
 
 def _ours(on: Course, lead: int, run: Run) -> Sweep:
-    settings = tuple(f"{quantile:g}" for quantile in QUANTILES)
+    settings = (*(f"{quantile:g}" for quantile in QUANTILES), f"SLO {SLO:.1%}")
     return Sweep(OURS, settings, tuple(score(on, run.asked, lead)), SLO_LANE, tuple(coverage(on, run, lead)))
 
 
@@ -139,8 +142,18 @@ def _say(item: Replayed, seconds: float, run: Run) -> None:
         f"{setting}: {percent(one.violation)}/{one.cost:.2f} (covered {percent(covered)})"
         for setting, one, covered in zip(mine.settings, mine.scores, mine.coverage, strict=True)
     )
+    costs = (cost_ratio(mine, scores, SLO) for scores in (mine.scores[:SLO_LANE], *_holt_winters(item)))
+    print(
+        "cost of ours at the SLO, × the cheapest own quantile, × Holt-Winters by hindsight: "
+        + ", ".join(map(ratio, costs))
+    )
     print(f"ours by quantile, violation/cost: {swept}")
     print(f"forecast trusted at {run.trusted:.0%} of the ticks; replayed in {seconds:.1f} s", flush=True)
+
+
+def _holt_winters(item: Replayed) -> list[tuple[Score, ...]]:
+    """Its scores at all headrooms, where it was replayed."""
+    return [sweep.scores for sweep in item.sweeps if sweep.policy == HOLT_WINTERS]
 
 
 def _summary(items: list[Replayed]) -> str:
@@ -165,15 +178,28 @@ def _summary(items: list[Replayed]) -> str:
         )
     slo = [item.of(OURS).scores[SLO_LANE] for item in items]
     hpa = [item.of(HPA).scores[item.of(HPA).usual] for item in items]
+    own = [cost_ratio(item.of(OURS), item.of(OURS).scores[:SLO_LANE], SLO) for item in items]
+    rival = [cost_ratio(item.of(OURS), scores, SLO) for item in items for scores in _holt_winters(item)]
+    known = [value for value in rival if value is not None]
+    cheaper = sum(value <= 1 for value in known)
     gaps = [
-        abs(covered - float(setting))
+        abs(covered - quantile)
         for item in items
-        for setting, covered in zip(item.of(OURS).settings, item.of(OURS).coverage, strict=True)
+        for quantile, covered in zip(QUANTILES, item.of(OURS).coverage, strict=False)
         if covered == covered
     ]
     aims = [
         ("aim", "", "measured", "aim"),
         ("highest violation time at the SLO of 0.5 %", "", percent(max(one.violation for one in slo)), "0.50 %"),
+        ("lowest, of courses with days to learn from", "", percent(_lowest(items)), "0.20 %"),
+        ("cost at that SLO, × the cheapest own quantile that keeps it", "", ratio(geometric_mean(own)), "1.05"),
+        ("its highest", "", ratio(max((value for value in own if value is not None), default=None)), ""),
+        (
+            f"courses at most as dear as Holt-Winters by hindsight, of {len(known)}",
+            "",
+            str(cheaper),
+            f"{0.8 * len(known):.0f}",
+        ),
         (
             "actions an hour, × the HPA's (geometric mean)",
             "",
@@ -185,6 +211,11 @@ def _summary(items: list[Replayed]) -> str:
         ("coverage's greatest distance", "", percent(max(gaps)), "1.00 %"),
     ]
     return layout(lines) + "\n\n" + layout(aims)
+
+
+def _lowest(items: list[Replayed]) -> float:
+    long = [item.of(OURS).scores[SLO_LANE].violation for item in items if item.minutes >= LEARNT_MINUTES]
+    return min(long, default=math.nan)
 
 
 def _plain(item: Replayed) -> dict[str, Any]:

@@ -10,43 +10,46 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ml_lifecycle.scaling.forecast import asked_quantiles, used_length
+from ml_lifecycle.scaling.forecast import shares_asked, used_length
 from ml_lifecycle.scaling.history import FRESH_STEPS
 from ml_lifecycle.scaling.models import PERSISTENCE
 from ml_lifecycle.scaling.peaks import peaks
 from ml_lifecycle.scaling.policy import NO_LIMIT, Observed, Rules, decide
-from ml_lifecycle.scaling.resource import parse_spec
+from ml_lifecycle.scaling.resource import ScalerSpec, parse_spec
+from ml_lifecycle.scaling.steering import begun, steered
 from ml_lifecycle.scaling.windows import stride_of
 from tests.benchmarks.scaling_replay import Counts, Course, Floats
 from tests.benchmarks.scaling_traces import TICK_SECONDS
 
-QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
-SLO = 0.995  # a violation time of 0.5 %
-SLO_LANE = QUANTILES.index(SLO)
+QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)  # fixed ones, a lane each
+SLO = 0.005  # of the time; the last lane is steered by it
+SLO_LANE = len(QUANTILES)
+# What is forecast at each tick; what is between them is interpolated.
+MISSED = (0.95, 0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)
 HISTORY_MINUTES = 10_900  # a week, and what the same window last week needs
+WARM_MINUTES = 7 * 1440  # for which the policy acts before it is scored
 TICKS_PER_BATCH = 64
 
 
 @dataclass(frozen=True)
 class Said:
-    """The forecasts, [time, lane]."""
+    """The forecasts, [time, place in MISSED]."""
 
-    alarm: Floats
     peak: Floats
-    reserve: Floats
-    recent_reserve: Floats
+    recent_peak: Floats
 
 
 @dataclass(frozen=True)
 class Run:
-    """What was asked for, [time, lane], a lane for each quantile; and the forecasts behind it."""
+    """What was asked for, [time, lane], a lane for each quantile and one for the SLO; and the forecasts behind it."""
 
     asked: Counts
     peak: Floats  # [time, lane]
+    missed: Floats  # [time]: the share of peaks that the SLO's lane let surpass its forecast
     trusted: float  # share of the scored ticks
 
 
-def spec(on: Course, lead: int, quantile: float) -> dict[str, object]:
+def spec(on: Course, lead: int) -> dict[str, object]:
     """The MLScaler that the course's service would have: everything that is not said here is the default."""
     return {
         "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "replayed"},
@@ -56,35 +59,40 @@ def spec(on: Course, lead: int, quantile: float) -> dict[str, object]:
         "targetUtilization": 0.85,
         "historySize": HISTORY_MINUTES,
         "leadTimeSeconds": lead * TICK_SECONDS,
-        "quantile": quantile,
+        "sloViolationPercent": 100 * SLO,
     }
 
 
-def ours(on: Course, lead: int, quantiles: tuple[float, ...] = QUANTILES) -> Run:
-    """Replays the course from an hour before it is scored."""
-    specs = [parse_spec(spec(on, lead, max(quantile, 0.5))) for quantile in quantiles]
-    steps, points = specs[0].stabilization_steps, specs[0].history_points
-    time, lanes = len(on.seen), len(specs)
-    begin = max(1, int(on.scored.argmax()) - 60)
-    said = Said(*(np.full((time, lanes), np.nan) for _ in range(4)))
+def ours(on: Course, lead: int) -> Run:
+    """Replays the course from a week before it is scored."""
+    parsed = parse_spec(spec(on, lead))
+    time = len(on.seen)
+    begin = max(1, int(on.scored.argmax()) - WARM_MINUTES)
+    said = Said(*(np.full((time, len(MISSED)), np.nan) for _ in range(2)))
     trusted = np.zeros(time)
-    for ticks, batch in _batches(on.seen, begin, points):
+    for ticks, batch in _batches(on.seen, begin, parsed.history_points):
         found = peaks(
             torch.from_numpy(batch),
-            scale=torch.full((len(batch), 1), specs[0].load_per_replica),
-            quantiles=asked_quantiles(torch.tensor([quantiles]).expand(len(batch), -1)),
-            lookback=torch.full((len(batch),), steps),
-            horizon=specs[0].horizon_steps(TICK_SECONDS),
-            step_seconds=specs[0].step_seconds,
+            scale=torch.full((len(batch), 1), parsed.load_per_replica),
+            quantiles=(1 - torch.tensor([MISSED])).expand(len(batch), -1),
+            lookback=torch.full((len(batch),), parsed.stabilization_steps),
+            horizon=parsed.horizon_steps(TICK_SECONDS),
+            step_seconds=parsed.step_seconds,
             tick=int(ticks[0]),
         )
-        said.peak[ticks] = found.peak[:, :lanes].numpy()
-        said.alarm[ticks] = found.peak[:, lanes : 2 * lanes].numpy()
-        said.reserve[ticks] = found.peak[:, 2 * lanes :].numpy()
-        said.recent_reserve[ticks] = found.recent_peak[:, 2 * lanes :].numpy()
-        trusted[ticks] = (found.model[:, quantiles.index(SLO)] != PERSISTENCE).numpy()
-    share = float(trusted[on.scored].mean())
-    return Run(_replay(on, Rules.of(specs), said, begin, steps), said.peak, share)
+        said.peak[ticks] = found.peak.numpy()
+        said.recent_peak[ticks] = found.recent_peak.numpy()
+        trusted[ticks] = (found.model[:, MISSED.index(SLO)] != PERSISTENCE).numpy()
+    asked, missed = _replay(on, parsed, said, begin, lead)
+    peak = np.full(missed.shape, np.nan)
+    for tick in range(begin, time):
+        peak[tick] = _at(said.peak[tick], missed[tick])
+    return Run(asked, peak, missed[:, SLO_LANE], float(trusted[on.scored].mean()))
+
+
+def _at(said: Floats, missed: Floats) -> Floats:
+    """[lane]: the forecast that a share `missed` [lane] of the peaks surpasses, of those that were `said` [MISSED]."""
+    return np.interp(np.log(missed), np.log(MISSED[::-1]), said[::-1])
 
 
 def _batches(seen: Floats, begin: int, points: int) -> Iterator[tuple[Counts, NDArray[np.float32]]]:
@@ -101,8 +109,10 @@ def _batches(seen: Floats, begin: int, points: int) -> Iterator[tuple[Counts, ND
             yield chunk, windows[chunk, points - length :]
 
 
-def _replay(on: Course, rules: Rules, said: Said, begin: int, steps: int) -> Counts:
-    time, lanes = said.peak.shape
+def _replay(on: Course, parsed: ScalerSpec, said: Said, begin: int, lead: int) -> tuple[Counts, Floats]:
+    """[time, lane] what is asked for, and the share of peaks that the lane lets surpass its forecast."""
+    time, lanes, steps = len(on.seen), len(QUANTILES) + 1, parsed.stabilization_steps
+    rules = Rules.of([parsed] * lanes)
     windows = np.lib.stride_tricks.sliding_window_view(np.concatenate([np.full(steps, np.nan), on.seen]), steps)
     present = np.isfinite(windows)
     highest = np.where(present, windows, -np.inf).max(axis=1)
@@ -113,6 +123,7 @@ def _replay(on: Course, rules: Rules, said: Said, begin: int, steps: int) -> Cou
         load = np.where(np.isfinite(before), before, load)
     asked = np.empty((time, lanes), dtype=np.int64)
     asked[:begin] = np.maximum(on.demand[:begin, None], 1)
+    missed = np.full((time, lanes), np.nan)
     state = (
         np.full(lanes, on.demand[max(begin - 1, 0)]),
         np.full(lanes, -np.inf),
@@ -121,9 +132,16 @@ def _replay(on: Course, rules: Rules, said: Said, begin: int, steps: int) -> Cou
         np.zeros(lanes, dtype=np.int64),
     )
     whole, ceiling = np.ones(lanes), np.full(lanes, NO_LIMIT)
+    allowance = begun(SLO, float(begin * TICK_SECONDS))
     for tick in range(begin, time):
-        replicas, scaled_up_at, *period = state
         now = float(tick * TICK_SECONDS)
+        ready = asked[max(0, tick - 1 - lead) : tick, SLO_LANE].min()
+        short = bool(load[tick] > ready * parsed.load_per_replica * (1 + 1e-9))
+        allowance = steered(allowance, SLO, now, short=short, seconds=TICK_SECONDS)
+        missed[tick, :SLO_LANE] = 1 - np.array(QUANTILES)
+        missed[tick, SLO_LANE] = allowance.grown(SLO, now)
+        replicas, scaled_up_at, *period = state
+        alarm, peak, reserve = (_at(said.peak[tick], share) for share in shares_asked(missed[tick]))
         decided = decide(
             rules,
             Observed(
@@ -131,10 +149,10 @@ def _replay(on: Course, rules: Rules, said: Said, begin: int, steps: int) -> Cou
                 whole * load[tick],
                 whole * highest[tick],
                 whole * present[tick].mean(),
-                said.alarm[tick],
-                said.peak[tick],
-                said.reserve[tick],
-                said.recent_reserve[tick],
+                alarm,
+                peak,
+                reserve,
+                _at(said.recent_peak[tick], shares_asked(missed[tick])[-1]),
                 ceiling,
                 scaled_up_at,
                 *period,
@@ -151,7 +169,7 @@ def _replay(on: Course, rules: Rules, said: Said, begin: int, steps: int) -> Cou
             decided.period_start,
             decided.period_replicas,
         )
-    return asked
+    return asked, missed
 
 
 def coverage(on: Course, run: Run, lead: int) -> list[float]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tests.benchmarks.scaling_replay import Counts, Course, Floats
 
-HPA_TARGETS = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.74, 0.78, 0.82, 0.85)
+HPA_TARGETS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.74, 0.78, 0.82, 0.85)
 HPA_USUAL = 0.7
 FACTORS = (0.9, 1.0, 1.1, 1.2, 1.3, 1.45, 1.6, 1.8, 2.1, 2.5)
 TOLERANCE = 0.1

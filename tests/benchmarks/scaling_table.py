@@ -61,6 +61,15 @@ def duel(sweep: Sweep, against: Score, minutes: int) -> Duel:
     )
 
 
+def cost_ratio(sweep: Sweep, others: Iterable[Score], allowed: float) -> float | None:
+    """The usual setting's cost over the cheapest of `others` that is short in at most that share of the time.
+
+    None where none is.
+    """
+    costs = [score.cost for score in others if score.violation <= allowed]
+    return sweep.scores[sweep.usual].cost / min(costs) if costs else None
+
+
 HEAD = ("policy", "setting", "violation", "cost", "shortage", "dropped", "actions/h", "reversals/h", "covered")
 DUEL = ("violation at HPA's cost", "× HPA", "over-cost at HPA's violation", "× HPA")
 

@@ -90,6 +90,7 @@ class Target:
     name: str
     replicas: int
     running: int | None  # what runs, where the object says so
+    ready: int | None  # of them, those that serve; None where it does not say
     ceiling: int | None = None  # its own limit
     pods: str = ""  # label selector of its pods; empty where it says none
 
@@ -186,7 +187,8 @@ class ScalerClient:
         replicas = _count(section(found, "spec").get("replicas", 1), f"{kind.kind} {name!r}: spec.replicas")
         labels = section(found, "spec", "selector", "matchLabels")
         pods = ",".join(f"{label}={value}" for label, value in sorted(labels.items()))
-        return Target(kind, scaler.namespace, name, replicas, _running(found, "replicas") or 0, pods=pods)
+        running, ready = _running(found, "replicas") or 0, _running(found, "readyReplicas")
+        return Target(kind, scaler.namespace, name, replicas, running, ready, pods=pods)
 
     async def pods(self, target: Target) -> list[Manifest]:
         """The target's pods; none where it does not say which they are."""
@@ -310,7 +312,9 @@ def _revision(namespace: str, name: str, revision: Manifest, service: Manifest) 
     floor = _count(annotations.get(MIN_SCALE) or least_replicas(service) or 1, f"Revision {name!r}: {MIN_SCALE}")
     ceiling = _count(annotations.get(MAX_SCALE) or 0, f"Revision {name!r}: {MAX_SCALE}") or None  # 0 is no limit
     running = _running(revision, "actualReplicas")
-    return Target(REVISION, namespace, name, floor, running, ceiling, pods=f"serving.knative.dev/revision={name}")
+    # Knative counts those that are ready.
+    pods = f"serving.knative.dev/revision={name}"
+    return Target(REVISION, namespace, name, floor, running, running, ceiling, pods=pods)
 
 
 def _count(value: Any, what: str) -> int:

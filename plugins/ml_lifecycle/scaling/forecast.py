@@ -185,8 +185,13 @@ def _answer(
 
 def asked_quantiles(quantiles: Tensor) -> Tensor:
     """[series, 3 k]: the quantiles, then those of the alarm, then those of the reserve."""
-    missed = 1 - quantiles
-    return torch.cat([quantiles, 1 - (ALARM * missed).clamp(max=MOST_MISSED), 1 - RESERVE * missed], dim=1)
+    alarm, peak, reserve = shares_asked((1 - quantiles).numpy(force=True))
+    return 1 - torch.from_numpy(np.concatenate([peak, alarm, reserve], axis=1)).to(quantiles)
+
+
+def shares_asked(missed: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """The shares of peaks that may surpass alarm, peak and reserve, of those `missed` that may surpass the peak."""
+    return np.minimum(ALARM * missed, MOST_MISSED), missed, RESERVE * missed
 
 
 def _column(values: Sequence[float], device: torch.device) -> Tensor:

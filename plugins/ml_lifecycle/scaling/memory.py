@@ -44,6 +44,12 @@ class _Period(TypedDict):
     replicas: _Count
 
 
+class _Steering(TypedDict):
+    __pydantic_config__ = _READ  # type: ignore[misc]
+    missedPercent: Annotated[float, Field(strict=True, gt=0, le=100)]
+    time: _Time
+
+
 class _Target(TypedDict):
     __pydantic_config__ = _READ  # type: ignore[misc]
     kind: _Text
@@ -74,6 +80,7 @@ _FIELDS: Mapping[str, TypeAdapter[Any]] = {
     "measuredTime": TypeAdapter(_Time),
     "lastScaleTime": TypeAdapter(_Time),
     "scalingPeriod": TypeAdapter(_Period),
+    "steering": TypeAdapter(_Steering),
     "target": TypeAdapter(_Target),
 }
 _CONDITION: TypeAdapter[Any] = TypeAdapter(_Condition)

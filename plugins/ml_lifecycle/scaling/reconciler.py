@@ -36,7 +36,8 @@ from ml_lifecycle.scaling.picture import draw, look_of, past_questions
 from ml_lifecycle.scaling.policy import Cause, Observation, plans
 from ml_lifecycle.scaling.queries import ScalerKey, in_turn
 from ml_lifecycle.scaling.resource import FINALIZER, INFERENCE_SERVICE_KIND, Scaler, ScalerSpec, within_rights
-from ml_lifecycle.scaling.status import Findings, build_status, read_period, read_scaled_up_at
+from ml_lifecycle.scaling.status import Findings, build_status, read_allowance, read_period, read_scaled_up_at
+from ml_lifecycle.scaling.steering import Allowance, begun, steered
 
 if TYPE_CHECKING:
     from ml_lifecycle.kubernetes.client import KubernetesClient
@@ -86,6 +87,7 @@ class _Pass:
         self._surroundings = Surroundings({}, {}, (), ())
         self._capacity_of: dict[ScalerKey, str] = {}
         self._questions: dict[ScalerKey, Question] = {}
+        self._allowances: dict[ScalerKey, Allowance] = {}
         self._end = 0.0  # of the pass, by the loop's clock
 
     async def run(self) -> list[Decision]:
@@ -134,6 +136,7 @@ class _Pass:
         targets = await self._targets(free, findings)
         served = await self._measured([scaler for scaler in free if scaler.key in targets], targets, findings)
         loads = await self._loads(served)
+        self._allowances = self._steered(served, targets, loads)
         forecasts = await self._forecasts(served, loads)
         findings |= self._plans(served, targets, loads, forecasts)
         findings |= await self._explained([scaler for scaler in free if _lacks_load(findings[scaler.key])], findings)
@@ -227,10 +230,34 @@ class _Pass:
             services=self._surroundings.inference_services,
         )
 
+    def _steered(
+        self, scalers: Sequence[Scaler], targets: Mapping[ScalerKey, Target], loads: Loads
+    ) -> dict[ScalerKey, Allowance]:
+        """How often peaks may surpass the forecast, of the scalers with a SLO."""
+        now, found = self._now.timestamp(), {}
+        for scaler in scalers:
+            if scaler.spec is None or scaler.spec.allowed is None:
+                continue
+            short = self._is_short(scaler, scaler.spec, targets[scaler.key], loads)
+            before = read_allowance(scaler.status) or begun(scaler.spec.allowed, now)
+            found[scaler.key] = steered(
+                before, scaler.spec.allowed, now, short=short, seconds=self._options.tick_seconds
+            )
+        return found
+
+    def _is_short(self, scaler: Scaler, spec: ScalerSpec, target: Target, loads: Loads) -> bool:
+        """Whether the load is more than what is ready carries, and more could have been asked for."""
+        load = loads.histories[scaler.key].load if scaler.key in loads.histories else None
+        serving = target.running if target.ready is None else target.ready
+        most = spec.max_replicas if target.ceiling is None else min(spec.max_replicas, target.ceiling)
+        if load is None or not serving or target.replicas >= most or self._hand_over(scaler, target) is not None:
+            return False
+        return load > serving * spec.load_per_replica
+
     async def _forecasts(self, scalers: Sequence[Scaler], loads: Loads) -> dict[ScalerKey, Forecast]:
         """What could be forecast; where it could not, by the load alone."""
         self._questions = {
-            scaler.key: _question(scaler.spec, loads.histories[scaler.key], self._options.tick_seconds, self._now)
+            scaler.key: self._question(scaler, scaler.spec, loads.histories[scaler.key])
             for scaler in scalers
             if scaler.spec is not None and scaler.spec.mode in {"auto", "dryRun"} and scaler.key in loads.histories
         }
@@ -246,6 +273,22 @@ class _Pass:
             else:
                 forecasts[key] = one
         return forecasts
+
+    def _question(self, scaler: Scaler, spec: ScalerSpec, history: History) -> Question:
+        now, allowance = self._now.timestamp(), self._allowances.get(scaler.key)
+        quantile = spec.covered
+        if allowance is not None and spec.allowed is not None:
+            quantile = 1 - allowance.grown(spec.allowed, now)
+        return Question(
+            loads=history.loads,
+            scale=spec.load_per_replica,
+            horizon=spec.horizon_steps(self._options.tick_seconds),
+            quantile=quantile,
+            lookback=spec.stabilization_steps,
+            step_seconds=spec.step_seconds,
+            at=now,
+            model=spec.forecast_model,
+        )
 
     def _plans(
         self,
@@ -274,6 +317,7 @@ class _Pass:
                     metric_error=loads.errors.get(scaler.key, ""),
                     spec=spec,
                     target=_named(scaler, targets[scaler.key]),
+                    allowance=self._allowances.get(scaler.key),
                     capacity_of=self._capacity_of.get(scaler.key, scaler.status.get("capacityOf", "")),
                 )
                 for scaler, spec, before, observed, one in zip(batch, specs, handed, seen, made, strict=True)
@@ -417,19 +461,6 @@ def _added(found: Findings) -> float:
     if found.plan is None or not found.plan.changes:
         return 0.0
     return max(0.5, float(found.plan.desired - found.plan.current))
-
-
-def _question(spec: ScalerSpec, history: History, tick_seconds: float, now: datetime) -> Question:
-    return Question(
-        loads=history.loads,
-        scale=spec.load_per_replica,
-        horizon=spec.horizon_steps(tick_seconds),
-        quantile=spec.covered,
-        lookback=spec.stabilization_steps,
-        step_seconds=spec.step_seconds,
-        at=now.timestamp(),
-        model=spec.forecast_model,
-    )
 
 
 def _observation(

@@ -148,7 +148,8 @@ class ScalerSpec(_Part):
             )
         if self.quantile is not None and self.slo_violation_percent is not None:
             raise ValueError(
-                f"quantile {self.quantile} and sloViolationPercent {self.slo_violation_percent} say the same: give one"
+                f"quantile {self.quantile} is a fixed one, and sloViolationPercent {self.slo_violation_percent} "
+                "steers it: give one"
             )
         return self
 
@@ -163,6 +164,12 @@ class ScalerSpec(_Part):
         if self.slo_violation_percent is not None:
             return 1 - self.slo_violation_percent / 100
         return USUAL_QUANTILE if self.quantile is None else self.quantile
+
+    @property
+    def allowed(self) -> float | None:
+        """The share of the time in which replicas may be too few; None where the quantile is not steered by it."""
+        steers = self.mode == "auto" and self.slo_violation_percent is not None
+        return self.slo_violation_percent / 100 if steers and self.slo_violation_percent else None
 
     @property
     def lead_time(self) -> int:

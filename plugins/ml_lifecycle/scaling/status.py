@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ml_lifecycle.scaling.measures import is_due
 from ml_lifecycle.scaling.policy import Cause, Limit, Period, Plan
 from ml_lifecycle.scaling.resource import Scaler, ScalerSpec
+from ml_lifecycle.scaling.steering import Allowance
 
 if TYPE_CHECKING:
     from ml_lifecycle.scaling.forecast import Forecast
@@ -48,6 +49,7 @@ class Findings:
     written: bool = False  # the plan was carried out
     spec: ScalerSpec | None = None  # with what was measured
     target: Mapping[str, str] | None = None  # the object that has the replicas
+    allowance: Allowance | None = None  # where the quantile is steered
     capacity_of: str = ""  # the object whose capacity was measured; empty where that is not known
     invalid: str = ""
     conflict: str = ""
@@ -76,6 +78,14 @@ def read_scaled_up_at(status: Mapping[str, Any]) -> float | None:
     if "lastScaleTime" not in status or status.get("scalingPeriod", {}).get("direction") != "Up":
         return None
     return datetime.fromisoformat(status["lastScaleTime"]).timestamp()
+
+
+def read_allowance(status: Mapping[str, Any]) -> Allowance | None:
+    """The allowance as a pass before wrote it."""
+    steering = status.get("steering")
+    if not steering:
+        return None
+    return Allowance(steering["missedPercent"] / 100, datetime.fromisoformat(steering["time"]).timestamp())
 
 
 def build_status(scaler: Scaler, found: Findings, now: datetime) -> dict[str, Any]:
@@ -108,7 +118,7 @@ def build_status(scaler: Scaler, found: Findings, now: datetime) -> dict[str, An
         }
         if found.horizon_seconds is not None:
             status["forecast"]["horizonSeconds"] = round(found.horizon_seconds)
-    status |= _target(scaler, found)
+    status |= _target(scaler, found) | _steering(scaler, found)
     if spec is not None:
         status |= _measures(scaler, found, spec, now)
     before = {item["type"]: item for item in scaler.status.get("conditions", ())}
@@ -124,6 +134,16 @@ def _target(scaler: Scaler, found: Findings) -> dict[str, Any]:
     before = scaler.status.get("target")
     target = dict(found.target) if found.target is not None and found.free else before
     return {} if target is None else {"target": target}
+
+
+def _steering(scaler: Scaler, found: Findings) -> dict[str, Any]:
+    """The allowance; the last one, as long as the scaler is not served."""
+    if scaler.spec is None or scaler.spec.allowed is None:
+        return {}
+    if found.allowance is None:
+        return {key: scaler.status[key] for key in ("steering",) if key in scaler.status}
+    time = _time(datetime.fromtimestamp(found.allowance.at, UTC))
+    return {"steering": {"missedPercent": _round(100 * found.allowance.missed), "time": time}}
 
 
 def _measures(scaler: Scaler, found: Findings, spec: ScalerSpec, now: datetime) -> dict[str, Any]:

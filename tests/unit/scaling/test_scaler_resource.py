@@ -23,7 +23,7 @@ from tests.unit.scaling.scaler_objects import SPEC, inference_service_target, ma
         ({"metric": {"preset": "requests_per_second"}}, "InferenceService, and targetRef is a Deployment"),
         ({"capacityPerReplica": 0}, r"spec.capacityPerReplica = 0: .*greater than 0"),
         ({"quantile": 1.5}, r"spec.quantile = 1.5: .*less than or equal to 0.999"),
-        ({"quantile": 0.9, "sloViolationPercent": 1}, "say the same: give one"),
+        ({"quantile": 0.9, "sloViolationPercent": 1}, "steers it: give one"),
         ({"mode": "automatic"}, r"spec.mode = 'automatic': .*'auto', 'dryRun', 'reactiveOnly' or 'off'"),
         ({"minReplica": 2}, "spec.minReplica: unknown field"),
         ({"behavior": {"scaleDown": {"maxPercent": 101}}}, r"spec.behavior.scaleDown.maxPercent = 101"),
