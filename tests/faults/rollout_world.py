@@ -21,9 +21,11 @@ from jinja2 import StrictUndefined, Template
 
 from local.kubernetes.rights import Rights
 from local.kubernetes.stand_in import KubernetesStandIn
+from ml_lifecycle.kserve import look
 from ml_lifecycle.kserve.client import RolloutClient
+from ml_lifecycle.kserve.look import look as take_look
 from ml_lifecycle.kserve.request import RolloutRequest
-from ml_lifecycle.kserve.rollout import Phase, begin_canary
+from ml_lifecycle.kserve.rollout import STATE_ANNOTATION, Phase, RolloutState, begin_canary
 from ml_lifecycle.kserve.triggers import CanaryTrigger, CloseTrigger, RevisionReadyTrigger
 from ml_lifecycle.kubernetes.client import KubernetesClient
 from ml_lifecycle.kubernetes.resource import CONFIG_MAP, HTTP_ROUTE, INFERENCE_SERVICE, LEASE
@@ -111,7 +113,7 @@ _ROUNDING = 0.002
 
 
 class Traffic:
-    """Counters of pods; every new query time stands for `requests` more requests, split as the cluster says.
+    """Counters of pods; every later query time stands for `requests` more requests, split as the cluster says.
 
     In Knative mode that is the status, and the metrics are queue-proxy's, which name nothing but the pod; in Standard
     mode the HTTPRoute, and Istio's.
@@ -151,7 +153,7 @@ class Traffic:
                 series = "kn_serving_invocation_duration_seconds_count/pod"
                 known = {"naming": series, "namespace": NAMESPACE}
                 return [{"metric": known, "value": [at, "1"]}] if self.codes else []
-            if at != self._time:
+            if self._time is None or at > self._time:
                 self._time = at
                 self._serve()
                 self._scrape(at)
@@ -193,6 +195,16 @@ class Traffic:
         for counters in (self.codes, self.buckets):
             for series in [series for series in counters if series[:2] == (revision, old)]:
                 del counters[series]
+
+    def grown(self, revision, begin, end):
+        """(Requests, failed, timed) that a revision's counters grew by between two moments; no pod may have ended."""
+        found = {}
+        for kind, stored in self._stored.items():
+            found[kind] = defaultdict(int)
+            for series, value in stored.at(end).items():
+                if series[0] == revision:
+                    found[kind][series[2]] += value - stored.at(begin).get(series, 0)
+        return sum(found["codes"].values()), found["codes"]["500"], found["buckets"]["+Inf"]
 
     def _bound(self, le):
         return le if le == "+Inf" else str(float(le) * self._unit)
@@ -250,16 +262,17 @@ class FakePrometheus:
             def do_POST(self):
                 form = urllib.parse.parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
                 time.sleep(traffic.slow_seconds)
+                if self.path.endswith("query_range"):
+                    self._say(200, {"status": "success", "data": {"resultType": "matrix", "result": []}})
+                    return
+                # Users go on and are counted, whatever the answer is.
+                rows = traffic.answer(form["query"][0], float(form["time"][0]))
                 if traffic.down:
                     self._say(503, {"status": "error", "error": "starting up"})
                     return
                 if traffic.says:
                     self._say(*traffic.says)
                     return
-                if self.path.endswith("query_range"):
-                    self._say(200, {"status": "success", "data": {"resultType": "matrix", "result": []}})
-                    return
-                rows = traffic.answer(form["query"][0], float(form["time"][0]))
                 document = {"status": "success", "data": {"resultType": "vector", "result": rows}}
                 self._say(200, document | ({"warnings": traffic.warnings} if traffic.warnings else {}))
 
@@ -398,6 +411,37 @@ def roles(*templates, namespaces):
             )
         ]
     )
+
+
+def beginnings(monkeypatch):
+    """A list that gets, at each look but the first, the moment from which it counts; the first look counts nothing."""
+    moments = []
+
+    def noted(state, *rest):
+        moments.extend([state.snapshot.at] if state.snapshot else [])
+        return take_look(state, *rest)
+
+    monkeypatch.setattr(look, "look", noted)
+    return moments
+
+
+def saved(cluster):
+    """The state on the Lease."""
+    return RolloutState.from_json(json.loads(cluster.lease["metadata"]["annotations"][STATE_ANNOTATION]))
+
+
+def counts(cluster, begin):
+    """What the looks counted of each side, and what its pods served, from `begin` to the last look.
+
+    Both as (requests, failed, timed). They are equal where all was counted, and once, be it in many looks or in few.
+    """
+    state = saved(cluster)
+    counted, served = {}, {}
+    for name, revision in (("canary", state.revision), ("stable", state.stable_revision)):
+        seen = [getattr(step.seen, name) for step in state.steps]
+        counted[name] = tuple(map(sum, zip(*((s.requests, s.errors, s.latency.total) for s in seen), strict=True)))
+        served[name] = cluster.traffic.grown(revision, begin, state.snapshot.at)
+    return counted, served
 
 
 async def event(trigger, holder=RUN):

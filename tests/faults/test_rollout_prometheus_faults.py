@@ -5,7 +5,17 @@ import asyncio
 import pytest
 
 from ml_lifecycle.kserve.triggers import CanaryTrigger, CloseTrigger
-from tests.faults.rollout_world import Behaviour, begin, event, go_live, open_and_wait, until, world
+from tests.faults.rollout_world import (
+    Behaviour,
+    begin,
+    beginnings,
+    counts,
+    event,
+    go_live,
+    open_and_wait,
+    until,
+    world,
+)
 
 OLD, NEW = "digits-predictor-00001", "digits-predictor-00002"
 
@@ -96,15 +106,22 @@ FAULTS = {made.__name__: made for made in (away, restarted, slow, *COUNTING, too
 
 @pytest.mark.parametrize(("errors", "decision"), [(0.0, "promoted"), (0.1, "rolled_back")])
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_it_decides_as_if_nothing_had_been(cluster, fault, errors, decision):
+async def test_it_decides_as_if_nothing_had_been(cluster, monkeypatch, fault, errors, decision):
+    """What a Prometheus has kept meanwhile is counted, and once; what it has lost is not made up for."""
+    begun = beginnings(monkeypatch)
     looking = asyncio.create_task(event(CanaryTrigger, "second"))
     await until(lambda: cluster.traffic.served[NEW])
     await FAULTS[fault](cluster)
     assert not cluster.service["spec"]["predictor"]["canaryTrafficPercent"] > 50
     cluster.traffic.behaviours[NEW] = Behaviour(errors=errors)
     assert (await looking)["decision"] == decision
+    if FAULTS[fault] not in COUNTING:
+        counted, served = counts(cluster, begun[0])
+        assert counted == served
     report = (await event(CloseTrigger, "second"))["report"]
-    assert max(cluster.traffic.served[NEW]) == report["steps"][-1]["percent"]
+    walked = [step["percent"] for step in report["steps"]]
+    assert walked == ([10, 50] if decision == "promoted" else [10, 50][: len(walked)])
+    assert max(cluster.traffic.served[NEW]) <= walked[-1]
     assert cluster.is_clean()
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from ml_lifecycle.canary.evidence import Window
-from ml_lifecycle.canary.snapshot import Gap, Growths
+from ml_lifecycle.canary.snapshot import NO_REQUESTS, Gap, Growths
 from ml_lifecycle.kserve import queries
 from ml_lifecycle.kserve.data_planes import Preset, filled, source
 from ml_lifecycle.kserve.exceptions import RolloutRefusedError
@@ -47,7 +47,9 @@ async def growths(state: RolloutState, prometheus: PrometheusClient, now: float)
             window_seconds=now - since,
         )
         if state.snapshot and found.is_empty:
-            return replace(found, why=await why_nothing(prometheus, preset, state.request.namespace, sides, found.at))
+            why = await why_nothing(prometheus, preset, state.request.namespace, sides, found.at)
+            # Under names that are only guessed, nothing found is not nothing served: the next look reaches back.
+            return Gap(f"{NO_REQUESTS}: {why}") if _unnamed(state) else replace(found, why=why)
     except PrometheusError as error:
         return Gap(_brief(error))
     return found
@@ -73,7 +75,7 @@ async def named(state: RolloutState, prometheus: PrometheusClient, now: float, *
     """
     metrics = state.request.rollout.metrics
     sides = tuple(filter(None, (state.revision, state.stable_revision)))
-    if state.naming is not None or not sides or not is_open(metrics, standard=state.standard):
+    if not sides or not _unnamed(state):
         return state
     try:
         naming = answered(await prometheus.instant(question(sides), now), state.request.namespace, metrics)
@@ -86,6 +88,10 @@ async def named(state: RolloutState, prometheus: PrometheusClient, now: float, *
         log.warning("how Prometheus names the requests of %s is not known yet: %s", state.service, _brief(error))
         return state
     return replace(state, naming=naming)
+
+
+def _unnamed(state: RolloutState) -> bool:
+    return state.naming is None and is_open(state.request.rollout.metrics, standard=state.standard)
 
 
 def _preset(state: RolloutState) -> Preset:
