@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, TypeVar
 
+from ml_lifecycle.canary.exceptions import OddCountsError
 from ml_lifecycle.canary.histogram import Histogram
 
 MOST_LOOKS = 720
@@ -14,11 +15,16 @@ MOST_LOOKS = 720
 
 @dataclass(frozen=True)
 class Side:
-    """Requests of one side, how many failed, how long they took."""
+    """Requests of one side, how many failed, how long they took; OddCountsError where that cannot be."""
 
     requests: int = 0
     errors: int = 0
     latency: Histogram = field(default_factory=Histogram)
+
+    def __post_init__(self) -> None:
+        _check_counts(self.requests, self.errors, "requests", "errors")
+        for count in self.latency.counts:
+            _check_between("latency.counts", count, math.inf)
 
     def __add__(self, other: Side) -> Side:
         return Side(self.requests + other.requests, self.errors + other.errors, self.latency + other.latency)
@@ -41,12 +47,19 @@ class Side:
 
 @dataclass(frozen=True)
 class Counts:
-    """Events among requests on both sides in one look; `n` requests, `e` of them bad."""
+    """Events among requests on both sides in one look; `n` requests, `e` of them bad.
+
+    OddCountsError where that cannot be: so a verdict need not ask what it is given.
+    """
 
     canary_n: int = 0
     canary_e: int = 0
     stable_n: int = 0
     stable_e: int = 0
+
+    def __post_init__(self) -> None:
+        _check_counts(self.canary_n, self.canary_e, "canary_n", "canary_e")
+        _check_counts(self.stable_n, self.stable_e, "stable_n", "stable_e")
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(*(a + b for a, b in zip(self.numbers, other.numbers, strict=True)))
@@ -59,11 +72,17 @@ class Counts:
 
 @dataclass(frozen=True)
 class Readings:
-    """A gauge on both sides at one look, or its sums over several."""
+    """A gauge on both sides at one look, or its sums over several; OddCountsError where one is no finite number."""
 
     looks: int = 0
     canary: float = 0.0
     stable: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_between("looks", self.looks, math.inf)
+        for name, value in (("canary", self.canary), ("stable", self.stable)):
+            if not math.isfinite(value):
+                raise OddCountsError(name, value, "must be finite")
 
     def __add__(self, other: Readings) -> Readings:
         return Readings(self.looks + other.looks, self.canary + other.canary, self.stable + other.stable)
@@ -187,6 +206,18 @@ class Evidence:
             {name: tuple(_own_look(look) for look in looks) for name, looks in document.get("own", {}).items()},
             document.get("silent", {}),
         )
+
+
+def _check_counts(requests: float, errors: float, name: str, name_of_errors: str) -> None:
+    _check_between(name, requests, math.inf)
+    _check_between(name_of_errors, errors, requests)
+
+
+def _check_between(name: str, value: float, most: float) -> None:
+    """OddCountsError unless `value` is finite, at least 0 and at most `most`; NaN is none of it."""
+    if not (0 <= value <= most and value < math.inf):
+        limit = "" if math.isinf(most) else f" and at most {most}"
+        raise OddCountsError(name, value, f"must be finite, at least 0{limit}")
 
 
 def together(looks: Sequence[Look]) -> Look:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from ml_lifecycle.canary.evidence import Counts, OwnLook, Readings, Side, Window
 from ml_lifecycle.canary.histogram import Histogram
+
+# Beyond it sums and squares are no longer finite; the sentinels that stand for "none" lie there.
+_MOST = 1e100
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,13 @@ class Growths:
 
 @dataclass(frozen=True)
 class Gap:
-    """Nothing can be said of the time between two moments."""
+    """Nothing can be said of the time between two moments.
+
+    `unread`: what happened in it can still be counted, so the next look reaches back to where this one began.
+    """
 
     reason: str
+    unread: bool = False
 
 
 NO_REQUESTS = "no requests on either side since the last look"
@@ -95,8 +102,8 @@ def window(seen: Growths) -> Window | Gap:
     if isinstance(errors, Gap):
         return errors
     for name, side in seen.sides:
-        if not all(math.isfinite(number) and number >= 0 for number in side.numbers):
-            return Gap(f"a counter is not a number on the {name} side")
+        if reason := _odd(side):
+            return Gap(f"{reason} on the {name} side", unread=True)
     canary, stable = _side(seen.canary), _side(seen.stable)
     if isinstance(errors, Counts):
         canary = Side(errors.canary_n, errors.canary_e, canary.latency)
@@ -108,6 +115,14 @@ def window(seen: Growths) -> Window | Gap:
     return Window(canary, stable, own, silent)
 
 
+def _odd(side: Growth) -> str:
+    """What the data plane says it has counted, and cannot have; empty where nothing is odd."""
+    counted = {f"requests answered {code or 'at all'}": value for code, value in side.codes.items()}
+    counted |= {f"requests of at most {le} s": value for le, value in side.buckets.items()}
+    odd = {what: value for what, value in counted.items() if not 0 <= value < _MOST}
+    return next((f"{what} grew by {value:g}, which is no count," for what, value in odd.items()), "")
+
+
 def _side(growth: Growth) -> Side:
     failed = sum(value for code, value in growth.codes.items() if is_error(code))
     latency = Histogram.from_cumulative({float(le): value for le, value in growth.buckets.items()})
@@ -115,40 +130,46 @@ def _side(growth: Growth) -> Side:
 
 
 def _own(name: str, seen: Growths) -> OwnLook | Gap:
-    """One metric of one's own between two moments; a Gap where either side says nothing."""
+    """One metric of one's own between two moments; a Gap where either side says nothing, or what cannot be."""
     for side, growth in seen.sides:
-        numbers = growth.own.get(name, (math.nan,))
-        if reason := growth.silent.get(name) or _not_finite(numbers):
+        if reason := growth.silent.get(name):
             return Gap(f"{reason} on the {side} side")
+        numbers = growth.own.get(name, (math.nan,))
+        if odd := _not_finite(numbers):
+            return Gap(f"{odd} on the {side} side", unread=True)
         before = growth.before.get(name, ())
         if len(before) != len(numbers) or _not_finite(before):
             return Gap(f"nothing to compare with: the query gave no number at the last look on the {side} side")
         if any(reached > value for reached, value in zip(growth.peaks.get(name, ()), before, strict=False)):
             return Gap(f"a count had lost some of its series before the last look on the {side} side")
-    then = (*seen.canary.before[name], *seen.stable.before[name])
-    now = (*seen.canary.own[name], *seen.stable.own[name])
-    if len(now) == len(("canary", "stable")):
+    then, now = ([growth.before[name] for _, growth in seen.sides], [growth.own[name] for _, growth in seen.sides])
+    if len(now[0]) == 1:
         return _readings(then, now)
-    return _counts(*(later - earlier for earlier, later in zip(then, now, strict=True)))
+    return _counts([[after - at for at, after in zip(*both, strict=True)] for both in zip(then, now, strict=True)])
 
 
-def _not_finite(numbers: tuple[float, ...]) -> str:
-    return "" if all(math.isfinite(number) for number in numbers) else "the query gives no finite number"
+def _not_finite(numbers: Sequence[float]) -> str:
+    odd = next((number for number in numbers if not abs(number) < _MOST), None)
+    return "" if odd is None else f"the query gives no finite number, but {odd:g},"
 
 
-def _readings(old: tuple[float, ...], new: tuple[float, ...]) -> Readings | Gap:
+def _readings(old: Sequence[Sequence[float]], new: Sequence[Sequence[float]]) -> Readings | Gap:
     """A gauge; what has changed on neither side is the same sample read twice, and no evidence."""
-    canary, stable = (float(f"{value:.9g}") for value in new)
+    canary, stable = (float(f"{value:.9g}") for (value,) in new)
     return Gap("unchanged on both sides since the last look") if old == new else Readings(1, canary, stable)
 
 
-def _counts(canary_events: float, canary_total: float, stable_events: float, stable_total: float) -> Counts | Gap:
-    found = Counts(round(canary_total), round(canary_events), round(stable_total), round(stable_events))
-    if min(found.numbers) < 0:
-        return Gap("a count went down")
-    if found.canary_e > found.canary_n or found.stable_e > found.stable_n:
-        return Gap("more events than their total")
-    return found
+def _counts(grown: Sequence[Sequence[float]]) -> Counts | Gap:
+    """Of what (events, total) of the canary and of the stable side grew by."""
+    counted = []
+    for side, (events, total) in zip(("canary", "stable"), grown, strict=True):
+        e, n = round(events), round(total)
+        if min(e, n) < 0:
+            return Gap(f"a count went down by {-min(e, n)} on the {side} side")
+        if e > n:
+            return Gap(f"more events than their total ({e} of {n}) on the {side} side", unread=True)
+        counted += [n, e]
+    return Counts(*counted)
 
 
 def is_error(code: str) -> bool:

@@ -16,7 +16,6 @@ from ml_lifecycle.kserve.trace import Point, extend
 
 # Chance leaves a side without any of so many expected requests once in half a billion looks.
 _SURELY_SOME = 20
-_SETTLED = 3
 _LONGEST_REASON = 500
 
 
@@ -71,14 +70,15 @@ class Look:
 def look(state: RolloutState, service: Service, seen: Growths | Gap, now: float, canary: Running | None = None) -> Look:
     """The state after one look at the service and at what counters grew by (a Gap where they could not be read).
 
-    What was not read is looked at by the next look, which reaches back to where the last one ended.
+    What was not read, or is odd, is looked at by the next look, which reaches back to where the last one ended.
     `canary`: what runs of it; None where it is taken to have what it needs.
     """
     step = state.steps[-1]
     if step.since is None and service.percent(state.revision) == step.percent:
         step = replace(step, since=now)
-    found = _found(state.snapshot, seen)
-    state = replace(state, snapshot=state.snapshot if isinstance(seen, Gap) else Snapshot(seen.at))
+    found = _found(state.snapshot, seen, step)
+    if not (isinstance(seen, Gap) or (isinstance(found, Gap) and found.unread)):
+        state = replace(state, snapshot=Snapshot(seen.at))
     if isinstance(found, Gap):
         verdict = judge(state.evidence, state.request.limits)
         verdict = replace(verdict, outcome=Outcome.HOLD, reasons=(found.reason, *verdict.reasons))
@@ -88,8 +88,6 @@ def look(state: RolloutState, service: Service, seen: Growths | Gap, now: float,
         state = replace(state, evidence=evidence)
         verdict = judge(evidence, limits)
         step = replace(step, seen=step.seen + found, looks=step.looks + 1)
-        if reason := _unsplit(step):
-            verdict = replace(verdict, reasons=(reason, *verdict.reasons))
     step = replace(step, verdict=verdict.outcome.value, reason=verdict.reason)
     counted = None if isinstance(found, Gap) else found
     point = Point.of(now - state.opened_at, step.percent, counted, verdict.numbers)
@@ -107,23 +105,35 @@ def lost(state: RolloutState, reason: str, now: float) -> Look:
     return Look(state, _line(step, verdict, move))
 
 
-def _unsplit(step: Step) -> str:
-    """Says so where one side has nothing at all, far beyond chance: then either the split or its metrics are broken."""
-    canary, stable = step.seen.canary.requests, step.seen.stable.requests
-    expected = {"canary": (canary, step.percent), "stable": (stable, 100 - step.percent)}
-    for side, (requests, percent) in expected.items():
-        if step.looks >= _SETTLED and not requests and (canary + stable) * percent / 100 >= _SURELY_SOME:
-            return (
-                f"none of {canary + stable} requests were the {side} side's at {percent} % of the traffic: the data "
-                "plane does not split it, or that side is not scraped"
-            )
-    return ""
-
-
-def _found(before: Snapshot | None, seen: Growths | Gap) -> Window | Gap:
+def _found(before: Snapshot | None, seen: Growths | Gap, step: Step) -> Window | Gap:
+    """What both sides did; a Gap as well where one of them is silent that cannot be."""
     if isinstance(seen, Gap):
         return seen
-    return Gap("first look: nothing to compare with yet") if before is None else window(seen)
+    if before is None:
+        return Gap("first look: nothing to compare with yet")
+    found = window(seen)
+    if isinstance(found, Gap):
+        return found
+    # Until all of the window lies on this step the canary may have had as little as before it, but never more.
+    split = step.since is not None and step.since <= before.at
+    return _silent(found, canary_percent=step.percent if split else 0, stable_percent=100 - step.percent) or found
+
+
+def _silent(found: Window, *, canary_percent: int, stable_percent: int) -> Gap | None:
+    """A side without any request, far beyond chance: the split or its metrics are broken, and nothing can be compared.
+
+    Where it is only late, the next look reaches back and counts everything.
+    """
+    total = found.canary.requests + found.stable.requests
+    sides = (("canary", found.canary, canary_percent), ("stable", found.stable, stable_percent))
+    for name, side, percent in sides:
+        if not side.requests and total * percent / 100 >= _SURELY_SOME:
+            return Gap(
+                f"none of {total} requests were the {name} side's at {percent} % of the traffic: it has not answered "
+                "yet, the data plane does not split the traffic, or that side is not scraped",
+                unread=True,
+            )
+    return None
 
 
 def _moved(

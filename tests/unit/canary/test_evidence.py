@@ -1,21 +1,25 @@
 """What a rollout remembers: windows add up in any order, JSON loses nothing, and it stays small."""
 
 import json
+import math
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_lifecycle.canary.evidence import MOST_LOOKS, Counts, Evidence, Readings, Side, SlowLimits, Window
+from ml_lifecycle.canary.exceptions import OddCountsError
 from ml_lifecycle.canary.histogram import Histogram
 
 BOUNDS = (0.01, 0.1)
 counts = st.integers(0, 1000)
+rates = counts.flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n)))
 histograms = st.one_of(st.just(Histogram()), st.builds(lambda *n: Histogram(BOUNDS, n), counts, counts, counts))
-sides = st.builds(Side, counts, counts, histograms)
+sides = st.builds(lambda rate, latency: Side(*rate, latency), rates, histograms)
 own = st.fixed_dictionaries(
     {},
     optional={
-        "sold": st.builds(Counts, counts, counts, counts, counts),
+        "sold": st.builds(lambda canary, stable: Counts(*canary, *stable), rates, rates),
         "score": st.builds(Readings, st.integers(1, 3), st.integers(-9, 9).map(float), st.integers(-9, 9).map(float)),
     },
 )
@@ -56,3 +60,27 @@ def test_eight_metrics_of_ones_own_over_a_long_rollout_fit_an_annotation():
     assert all(len(looks) <= MOST_LOOKS for looks in (evidence.errors, *evidence.own.values()))
     assert sum(look.looks for look in evidence.own["gauge0"]) == 2 * MOST_LOOKS + 7
     assert len(json.dumps(evidence.to_json(), separators=(",", ":"))) < 240_000
+
+
+@pytest.mark.parametrize(
+    ("odd", "named"),
+    [
+        (lambda: Side(-1), "requests = -1"),
+        (lambda: Side(3, 4), "errors = 4"),
+        (lambda: Side(3, -4), "errors = -4"),
+        (lambda: Side(math.nan, 0), "requests = nan"),
+        (lambda: Side(math.inf, 0), "requests = inf"),
+        (lambda: Side(3, math.nan), "errors = nan"),
+        (lambda: Side(3, 1, Histogram(BOUNDS, (3, -1, 1))), "latency.counts = -1"),
+        (lambda: Counts(10, 11, 10, 0), "canary_e = 11"),
+        (lambda: Counts(10, -3, 10, 0), "canary_e = -3"),
+        (lambda: Counts(10, 0, 10, 11), "stable_e = 11"),
+        (lambda: Counts(10, 0, math.nan, 0), "stable_n = nan"),
+        (lambda: Readings(1, math.nan, 0.0), "canary = nan"),
+        (lambda: Readings(1, 0.0, -math.inf), "stable = -inf"),
+        (lambda: Readings(-1), "looks = -1"),
+    ],
+)
+def test_what_nobody_can_have_counted_is_refused_by_name(odd, named):
+    with pytest.raises(OddCountsError, match=f"^{named} was never counted"):
+        odd()

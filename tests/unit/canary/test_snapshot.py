@@ -28,14 +28,29 @@ def test_the_canary_counts_where_the_stable_side_tells_nothing():
 @pytest.mark.parametrize(
     ("growth", "reason"),
     [
-        (Growth({"200": math.nan}), "a counter is not a number on the canary side"),
-        (Growth({"200": math.inf}), "a counter is not a number on the canary side"),
         (Growth({"200": 0.0}), "no requests on either side since the last look"),
         (Growth(), "no requests on either side since the last look"),
     ],
 )
 def test_what_cannot_be_said_is_a_gap(growth, reason):
     assert seen(growth) == Gap(reason)
+
+
+@pytest.mark.parametrize(
+    ("growth", "reason"),
+    [
+        (Growth({"200": math.nan}), "requests answered 200 grew by nan"),
+        (Growth({"200": 9, "503": math.inf}), "requests answered 503 grew by inf"),
+        (Growth({"200": 9, "503": -3}), "requests answered 503 grew by -3"),
+        (Growth({"": 1.7e308}), "requests answered at all grew by 1.7e+308"),
+        (Growth({"200": 9}, {"0.1": 9, "+Inf": math.nan}), "requests of at most +Inf s grew by nan"),
+    ],
+)
+@pytest.mark.parametrize("side", ["canary", "stable"])
+def test_what_no_data_plane_can_have_counted_is_named_with_its_side_and_read_again(growth, reason, side):
+    assert seen(*((growth, ONE) if side == "canary" else (ONE, growth))) == Gap(
+        f"{reason}, which is no count, on the {side} side", unread=True
+    )
 
 
 def test_a_look_without_series_says_what_there_is_instead():
@@ -66,10 +81,12 @@ def test_own_counts_are_differences_and_a_gauge_is_what_it_is_now():
     [
         ({}, {"sold": (3, 14)}, "nothing to compare with"),
         ({"sold": (math.nan, 14)}, {"sold": (3, 14)}, "nothing to compare with"),
-        ({"sold": (3, 14)}, {"sold": (2, 15)}, "a count went down"),
-        ({"sold": (3, 14)}, {"sold": (9, 15)}, "more events than their total"),
-        ({"sold": (3, 14)}, {"sold": (math.nan, 15)}, "no finite number on the canary side"),
-        ({"score": (0.5,)}, {"score": (math.inf,)}, "no finite number on the canary side"),
+        ({"sold": (3, 14)}, {"sold": (2, 15)}, "a count went down by 1 on the canary side"),
+        ({"sold": (3, 14)}, {"sold": (9, 15)}, "more events than their total (6 of 1) on the canary side"),
+        ({"sold": (3, 14)}, {"sold": (math.nan, 15)}, "no finite number, but nan, on the canary side"),
+        ({"sold": (3, -1.7e308)}, {"sold": (3, 1.7e308)}, "no finite number, but 1.7e+308, on the canary side"),
+        ({"score": (0.5,)}, {"score": (math.inf,)}, "no finite number, but inf, on the canary side"),
+        ({"score": (0.5,)}, {"score": (1.7e308,)}, "no finite number, but 1.7e+308, on the canary side"),
         ({"score": (0.5,)}, {"score": (0.5,)}, "unchanged on both sides"),
         ({"sold": (3, 14)}, {}, None),
     ],
@@ -94,6 +111,21 @@ def test_own_errors_stand_for_the_data_planes_or_leave_a_gap():
     assert (found.canary.requests, found.canary.errors, found.stable.requests, found.own) == (8, 2, 30, {})
     silent = dataclasses.replace(ONE, silent={"errors": "sum(failed) gives nothing"})
     assert seen(silent, stable) == Gap("sum(failed) gives nothing on the canary side")
+
+
+def test_own_errors_that_cannot_be_are_read_again_and_those_of_a_restarted_count_are_not():
+    def canary(*now):
+        return seen(with_own({"errors": (3, 14)}, {"errors": now}), with_own({"errors": (0, 1)}, {"errors": (0, 31)}))
+
+    assert canary(9, 15) == Gap("more events than their total (6 of 1) on the canary side", unread=True)
+    assert canary(3, math.nan) == Gap("the query gives no finite number, but nan, on the canary side", unread=True)
+    assert canary(1, 2) == Gap("a count went down by 12 on the canary side")
+
+
+def test_parts_of_an_event_are_rounded_before_they_are_doubted():
+    """What some functions of PromQL give: a hair above the total, or below what it was."""
+    before = {"sold": (3, 14)}, {"sold": (0, 0)}
+    assert own(before, ({"sold": (4.0004, 15)}, {"sold": (-0.0004, 9.6)}))[0] == {"sold": Counts(1, 1, 10, 0)}
 
 
 def test_what_a_scrape_gap_has_hidden_of_own_counts_does_not_come_back_as_new():

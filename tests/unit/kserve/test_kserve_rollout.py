@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -155,6 +156,58 @@ def test_gaps_hold_and_keep_the_evidence():
     assert found.state.phase is Phase.CANARY
     assert found.state.evidence == before.evidence
     assert "hold: Prometheus is away" in found.line
+
+
+def after(*growths, seconds=5.0):
+    """The state and the lines after looks at what (canary, stable) grew by, each `seconds` after the one before."""
+    found, lines = state(), []
+    for number, (canary, stable) in enumerate([(growth(0), growth(0)), *growths]):
+        at = seconds * number
+        service = seen(**CANARY, percent=found.percent, traffic={BAD: found.percent, GOOD: 100 - found.percent})
+        looked = look(found, service, Growths(at, canary, stable), at)
+        found, lines = looked.state, [*lines, looked.line]
+    return found, lines
+
+
+SILENT = Growth()
+
+
+@pytest.mark.parametrize(
+    ("canary", "stable", "named"),
+    [
+        (Growth({"200": 40.0, "500": -3.0}), growth(200), "requests answered 500 grew by -3"),
+        (Growth({"200": math.nan}), growth(200), "requests answered 200 grew by nan"),
+        (Growth({"200": 40.0}), Growth({"200": math.inf}), "on the stable side"),
+        (growth(200), SILENT, "none of 200 requests were the stable side's at 90 % of the traffic"),
+        (SILENT, growth(200), "none of 200 requests were the canary side's at 10 % of the traffic"),
+    ],
+)
+def test_odd_counts_are_no_evidence_but_named_and_the_next_look_reaches_back(canary, stable, named):
+    usual = (growth(20), growth(180))
+    before, _ = after(usual, usual)
+    found, lines = after(usual, usual, (canary, stable))
+    assert (found.evidence, found.snapshot) == (before.evidence, before.snapshot)
+    assert found.steps[0].seen == before.steps[0].seen
+    assert "hold: " in lines[-1]
+    assert named in lines[-1]
+    again, _ = after(usual, usual, (canary, stable), usual)
+    assert again.evidence.totals.canary.requests == 60
+
+
+def test_a_canary_that_fails_always_is_not_judged_beside_a_stable_side_that_is_not_scraped():
+    found, lines = after(*[(growth(200, 100), SILENT)] * 9)
+    assert found.decision is None
+    assert "that side is not scraped" in lines[-1]
+
+
+def test_a_side_without_requests_is_not_silent_where_chance_or_a_split_to_come_explains_it():
+    """Few requests; and a step that began within the window, before which the canary had none."""
+    found, _ = after((SILENT, growth(190)), (SILENT, growth(190)))
+    assert found.evidence.totals.stable.requests == 380
+    waiting = look(state(), seen(**CANARY, percent=10, traffic={GOOD: 100}), Growths(0.0, SILENT, SILENT), 0.0).state
+    split = seen(**CANARY, percent=10, traffic={BAD: 10, GOOD: 90})
+    begun = look(waiting, split, Growths(5.0, SILENT, growth(2000)), 5.0).state
+    assert begun.evidence.totals.stable.requests == 2000
 
 
 def test_a_step_begins_when_the_traffic_is_really_split():

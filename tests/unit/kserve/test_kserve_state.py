@@ -106,6 +106,27 @@ def test_what_is_no_state_is_said_and_never_another_error(text):
         read(text)
 
 
+ODD = {"requests": 3, "errors": 4, "bounds": [], "counts": []}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (wrong("evidence", "errors", value=[[600, 3, 600, -3]]), "stable_e = -3"),
+        (wrong("evidence", "errors", value=[[600, 601, 600, 3]]), "canary_e = 601"),
+        (wrong("evidence", "slow", value=[[-1, 0, 600, 3]]), "canary_n = -1"),
+        (wrong("evidence", "errors", value=[[float("nan"), 0, 600, 3]]), "NaN"),
+        (wrong("evidence", "errors", value=[[float("inf"), 0, 600, 3]]), "infinity"),
+        (wrong("evidence", "own", value={"score": [[1, float("nan"), 0.5]]}), "canary = nan"),
+        (wrong("evidence", "totals", value={"canary": ODD, "stable": ODD}), "errors = 4"),
+        (wrong("steps", value=[{"percent": 10, "seen": {"canary": ODD, "stable": ODD}}]), "errors = 4"),
+    ],
+)
+def test_counts_that_cannot_be_make_a_state_unreadable_and_are_named(text, named):
+    with pytest.raises(UnreadableStateError, match=named):
+        read(text)
+
+
 def test_who_is_told_how_it_ends_is_not_on_the_lease():
     told = (Notifier(notifier="a.B", arguments={"text": "hello"}),)
     found = state()
