@@ -29,6 +29,7 @@ SETTINGS = {
     "dwell_seconds": "rollout.dwell_seconds",
     "look_seconds": "rollout.look_seconds",
     "min_requests": "rollout.min_requests",
+    "warmup_looks": "rollout.warmup_looks",
     "margin": "rollout.margin",
     "floor": "rollout.floor",
     "latency_ratio": "rollout.latency_ratio",
@@ -60,6 +61,13 @@ PARAMS = {
     "dwell_seconds": optional("number", "A step lasts at least this long", section="Canary", exclusiveMinimum=0),
     "look_seconds": optional("number", "Time between two looks", section="Canary", exclusiveMinimum=0),
     "min_requests": optional("integer", "Canary requests a step needs", section="Canary", minimum=0),
+    "warmup_looks": optional(
+        "integer",
+        "The canary's first looks with requests that only a catastrophe ends: no evidence",
+        section="Canary",
+        minimum=0,
+        maximum=100,
+    ),
     "deadline_minutes": optional("number", "The rollout is decided by then", section="Canary", exclusiveMinimum=0),
     "on_deadline": optional(
         "string", "What happens at the deadline", section="Canary", enum=[None, "roll_back", "freeze"]

@@ -434,12 +434,15 @@ def counts(cluster, begin):
     """What the looks counted of each side, and what its pods served, from `begin` to the last look.
 
     Both as (requests, failed, timed). They are equal where all was counted, and once, be it in many looks or in few.
+    A look of the warm-up keeps no times; each of its requests had one.
     """
     state = saved(cluster)
     counted, served = {}, {}
     for name, revision in (("canary", state.revision), ("stable", state.stable_revision)):
         seen = [getattr(step.seen, name) for step in state.steps]
-        counted[name] = tuple(map(sum, zip(*((s.requests, s.errors, s.latency.total) for s in seen), strict=True)))
+        warmup = [(getattr(each, f"{name}_n"), getattr(each, f"{name}_e")) for each in state.evidence.warmup]
+        looks = [(s.requests, s.errors, s.latency.total) for s in seen] + [(n, e, n) for n, e in warmup]
+        counted[name] = tuple(map(sum, zip(*looks, strict=True)))
         served[name] = cluster.traffic.grown(revision, begin, state.snapshot.at)
     return counted, served
 

@@ -119,28 +119,34 @@ async def test_killed_before_and_after_every_write_it_reaches_the_same_end(clust
 
 
 @pytest.mark.parametrize(
-    ("errors", "seconds", "decision"),
-    [(0.0, "0.01", "promoted"), (0.08, "0.01", "rolled_back"), (0.0, "0.25", "rolled_back")],
+    ("errors", "seconds", "warmup", "decision"),
+    [
+        (0.0, "0.01", 0, "promoted"),
+        (0.08, "0.01", 0, "rolled_back"),
+        (0.0, "0.25", 0, "rolled_back"),
+        (0.0, "0.01", 3, "promoted"),
+        (0.08, "0.01", 3, "rolled_back"),
+    ],
 )
 async def test_killed_after_each_look_it_decides_as_in_one_life_and_counts_everything_once(
-    tmp_path, monkeypatch, errors, seconds, decision
+    tmp_path, monkeypatch, errors, seconds, warmup, decision
 ):
     """How many looks there are, and what each of them sees, is the cluster's pace; what is decided is not."""
     behaviour = Behaviour(errors=errors, seconds=seconds)
     deaths = Deaths(before=False)
-    whole = await canary_of(tmp_path / "whole", monkeypatch, behaviour, deaths=None)
-    killed = await canary_of(tmp_path / "killed", monkeypatch, behaviour, deaths)
+    whole = await canary_of(tmp_path / "whole", monkeypatch, behaviour, deaths=None, warmup=warmup)
+    killed = await canary_of(tmp_path / "killed", monkeypatch, behaviour, deaths, warmup=warmup)
     assert whole == killed == decision
     assert deaths.lives > 3
 
 
-async def canary_of(folder, monkeypatch, behaviour, deaths):
+async def canary_of(folder, monkeypatch, behaviour, deaths, *, warmup):
     """What is decided of a canary that behaves so; it walks the plan's steps, and what was served is counted once."""
     folder.mkdir()
     with world(folder, monkeypatch) as cluster, monkeypatch.context() as patched:
         cluster.version("1"), cluster.version("2")
         await go_live(cluster, "1", "roll_out_model/first")
-        await open_and_wait(cluster, cluster.request("2", **BY_REQUESTS), SECOND)
+        await open_and_wait(cluster, cluster.request("2", **BY_REQUESTS, **{"rollout.warmup_looks": warmup}), SECOND)
         cluster.traffic.behaviours[NEW] = behaviour
         await begin(cluster, SECOND)
         begun = beginnings(patched)
@@ -152,8 +158,10 @@ async def canary_of(folder, monkeypatch, behaviour, deaths):
         counted, served = counts(cluster, begun[0])
         assert counted == served
         state = saved(cluster)
-        assert state.evidence.totals.canary.requests == counted["canary"][0]
-        assert sum(look.canary_n for look in state.evidence.errors) == counted["canary"][0]
+        assert (len(state.evidence.warmup), sum(step.warmup for step in state.steps)) == (warmup, warmup)
+        assert sum(look.canary_n for look in state.evidence.guarded) == counted["canary"][0]
+        warming = sum(look.canary_n for look in state.evidence.warmup)
+        assert state.evidence.totals.canary.requests == counted["canary"][0] - warming
     walked = [step.percent for step in state.steps]
     assert walked == ([10, 50] if decided["decision"] == "promoted" else [10, 50][: len(walked)])
     return decided["decision"]

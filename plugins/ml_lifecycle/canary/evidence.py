@@ -127,6 +127,11 @@ class Window:
             own[name] = together([own[name], look]) if name in own else look
         return Window(self.canary + other.canary, self.stable + other.stable, own)
 
+    @property
+    def errors(self) -> Counts:
+        """Requests and errors of both sides."""
+        return Counts(self.canary.requests, self.canary.errors, self.stable.requests, self.stable.errors)
+
     def to_json(self) -> dict[str, Any]:
         """JSON of it, without `silent`."""
         own = {name: look.numbers for name, look in self.own.items()}
@@ -152,7 +157,8 @@ class SlowLimits:
 class Evidence:
     """Every look so far, of errors, of slow requests and of one's own metrics, and the totals.
 
-    `silent` says which metrics of one's own told nothing at the last look, and why.
+    `silent` says which metrics of one's own told nothing at the last look, and why. `warmup`: errors of the canary's
+    first looks where those are no evidence; they are in nothing else.
     """
 
     errors: tuple[Counts, ...] = ()
@@ -160,6 +166,7 @@ class Evidence:
     totals: Window = field(default_factory=Window)
     own: Mapping[str, tuple[OwnLook, ...]] = field(default_factory=dict)
     silent: Mapping[str, str] = field(default_factory=dict)
+    warmup: tuple[Counts, ...] = ()
 
     def add(self, window: Window, limits: SlowLimits) -> Evidence:
         """With one more look.
@@ -168,12 +175,26 @@ class Evidence:
         above `ratio` times that: were the canary exactly `ratio` times as slow, both shares would be equal at every
         moment. Earlier looks alone set the thresholds, so the test may look at any time.
         """
-        error = Counts(window.canary.requests, window.canary.errors, window.stable.requests, window.stable.errors)
         slow = _slow(window, slow_thresholds(self.totals.stable.latency, limits))
         own = {**self.own, **{name: _with(self.own.get(name, ()), look) for name, look in window.own.items()}}
-        return Evidence(
-            _with(self.errors, error), _with(self.slow, slow), self.totals + window, own, dict(window.silent)
+        return replace(
+            self,
+            errors=_with(self.errors, window.errors),
+            slow=_with(self.slow, slow),
+            totals=self.totals + window,
+            own=own,
+            silent=dict(window.silent),
         )
+
+    def add_warmup(self, window: Window) -> Evidence:
+        """With one more look that is no evidence: the guardrail alone sees it."""
+        return replace(self, warmup=(*self.warmup, window.errors))
+
+    @property
+    def guarded(self) -> tuple[Counts, ...]:
+        """Errors at every look there was, those of the warm-up where the canary began."""
+        begun = next((place for place, look in enumerate(self.errors) if look.canary_n), len(self.errors))
+        return (*self.errors[:begun], *self.warmup, *self.errors[begun:])
 
     @property
     def most_looks(self) -> int:
@@ -186,7 +207,7 @@ class Evidence:
         return replace(self, errors=_paired(self.errors), slow=_paired(self.slow), own=own)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON of it; the keys of one's own metrics only where there are any."""
+        """JSON of it; the keys of one's own metrics and of the warm-up only where there are any."""
         own = {name: [look.numbers for look in looks] for name, looks in self.own.items()}
         return {
             "errors": [look.numbers for look in self.errors],
@@ -194,6 +215,7 @@ class Evidence:
             "totals": self.totals.to_json(),
             **({"own": own} if own else {}),
             **({"silent": dict(self.silent)} if self.silent else {}),
+            **({"warmup": [look.numbers for look in self.warmup]} if self.warmup else {}),
         }
 
     @classmethod
@@ -205,6 +227,7 @@ class Evidence:
             Window.from_json(document["totals"]),
             {name: tuple(_own_look(look) for look in looks) for name, looks in document.get("own", {}).items()},
             document.get("silent", {}),
+            tuple(Counts(*map(int, numbers)) for numbers in document.get("warmup", ())),
         )
 
 

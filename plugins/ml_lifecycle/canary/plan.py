@@ -44,6 +44,7 @@ class Plan:
     """Traffic percents rising to 100; times in seconds. `min_requests` are the canary's in one step.
 
     `gates`: what single steps ask for, by their percent. A step of 0 % proves nothing, so none of it is asked.
+    `warmup_looks`: the canary's first looks with requests, which are no evidence and count for no step.
     """
 
     steps: tuple[int, ...]
@@ -54,6 +55,7 @@ class Plan:
     on_deadline: Literal["roll_back", "freeze"] = "roll_back"
     gates: Mapping[int, Gate] = field(default_factory=dict)
     approval_seconds: float = math.inf
+    warmup_looks: int = 0
 
     @property
     def canary_steps(self) -> tuple[int, ...]:
@@ -77,7 +79,8 @@ class Position:
     """Where a rollout stands; times are Unix seconds.
 
     `opened_at` leaves pauses out, so that they cost no time of the deadline; `paused_since` is that of a pause that
-    goes on; `frozen` says who stopped the rollout by hand, and why; `held` what the next step lacks.
+    goes on; `frozen` says who stopped the rollout by hand, and why; `held` what the next step lacks. A step begins to
+    count once the canary has `warmed` up on it.
     """
 
     step: int
@@ -88,6 +91,7 @@ class Position:
     frozen: str = ""
     paused_since: float | None = None
     held: str = ""
+    warmed: float = -math.inf
 
 
 def next_move(plan: Plan, position: Position, verdict: Verdict, now: float) -> tuple[Move, str]:
@@ -142,7 +146,7 @@ def expected_seconds(plan: Plan, limits: Limits, *, requests_per_second: float, 
     without noise, judged on errors: half of all rollouts need more.
     """
     per_step = max(1, math.ceil(plan.dwell_seconds / plan.look_seconds))
-    looks = int(plan.deadline_seconds / plan.look_seconds)
+    looks = int(plan.deadline_seconds / plan.look_seconds) - plan.warmup_looks
     steps = plan.canary_steps
     if not steps or looks < len(steps) * per_step:
         return math.inf if steps else 0.0
@@ -152,12 +156,12 @@ def expected_seconds(plan: Plan, limits: Limits, *, requests_per_second: float, 
     canary, stable = requests * shares, requests * (1 - shares)
     promote = compare(without_noise(canary, stable, error_rate), limits.errors).promote[HISTORY_LOOKS:]
     may = promote & (np.arange(looks) + 1 >= len(steps) * per_step)
-    return plan.look_seconds * float(may.argmax() + 1) if may.any() else math.inf
+    return plan.look_seconds * float(plan.warmup_looks + may.argmax() + 1) if may.any() else math.inf
 
 
 def _waiting_for(plan: Plan, gate: Gate, position: Position, now: float) -> str:
     dwell = plan.dwell_seconds if gate.dwell_seconds is None else gate.dwell_seconds
-    left = position.step_since + dwell - now
+    left = max(position.step_since, position.warmed) + dwell - now
     # A look that comes a moment early must not cost the step another whole look.
     if left > plan.look_seconds / 4:
         return f"{left:.0f} s left of this step"

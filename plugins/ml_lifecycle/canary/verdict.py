@@ -104,15 +104,14 @@ class Verdict:
 
 
 def judge(evidence: Evidence, limits: Limits) -> Verdict:
-    """The verdict on everything seen so far; without data: hold."""
-    if not evidence.totals.canary.requests:
-        return Verdict(Outcome.HOLD, ("no requests on the canary yet",))
-    if not evidence.totals.stable.requests:
-        return Verdict(Outcome.HOLD, ("no requests on the stable side yet",))
+    """The verdict on everything seen so far; without data: hold, unless the guardrail ends the warm-up."""
+    disaster = _disaster(evidence, limits)
+    if nothing := _nothing_yet(evidence):
+        return Verdict(Outcome.ROLL_BACK, (disaster,)) if disaster else Verdict(Outcome.HOLD, (nothing,))
     own = [_own(name, evidence, limits) for name in limits.own]
     metrics = [_errors(evidence, limits), _latency(evidence, limits), *own]
     numbers = {f"{metric.name}.{key}": value for metric in metrics for key, value in metric.numbers.items()}
-    if disaster := _disaster(evidence, limits):
+    if disaster:
         return Verdict(Outcome.ROLL_BACK, (disaster,), numbers)
     outcomes = [metric.outcome for metric in metrics]
     if Outcome.ROLL_BACK in outcomes:
@@ -147,11 +146,19 @@ def catastrophes(looks: Looks, alpha: float) -> Flags:
     return flags
 
 
+def _nothing_yet(evidence: Evidence) -> str:
+    """Which side has shown nothing that is evidence; empty where both have."""
+    if not evidence.totals.canary.requests:
+        return "no requests on the canary since its warm-up" if evidence.warmup else "no requests on the canary yet"
+    return "" if evidence.totals.stable.requests else "no requests on the stable side yet"
+
+
 def _disaster(evidence: Evidence, limits: Limits) -> str:
-    """Why the last look alone is reason to roll back; empty if it is not."""
-    if not catastrophes(looks_of(evidence.errors), limits.guardrail_alpha)[-1]:
+    """Why the last look alone, be it of the warm-up, is reason to roll back; empty if it is not."""
+    looks = evidence.guarded
+    if not looks or not catastrophes(looks_of(looks), limits.guardrail_alpha)[-1]:
         return ""
-    last = evidence.errors[-1]
+    last = looks[-1]
     return (
         f"{last.canary_e} of {last.canary_n} canary requests failed within one look "
         f"({last.canary_e / last.canary_n:.0%}), "

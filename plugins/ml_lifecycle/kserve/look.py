@@ -79,21 +79,24 @@ def look(state: RolloutState, service: Service, seen: Growths | Gap, now: float,
     found = _found(state.snapshot, seen, step)
     if not (isinstance(seen, Gap) or (isinstance(found, Gap) and found.unread)):
         state = replace(state, snapshot=Snapshot(seen.at))
+    limits, warmup = state.request.limits, _warmup(state, found)
     if isinstance(found, Gap):
-        verdict = judge(state.evidence, state.request.limits)
+        verdict = judge(state.evidence, limits)
         verdict = replace(verdict, outcome=Outcome.HOLD, reasons=(found.reason, *verdict.reasons))
+    elif warmup:
+        state = replace(state, evidence=state.evidence.add_warmup(found))
+        verdict = _warming(warmup, judge(state.evidence, limits))
+        step = replace(step, warmup=step.warmup + 1, warmed=now)
     else:
-        limits = state.request.limits
-        evidence = state.evidence.add(found, limits.slow)
-        state = replace(state, evidence=evidence)
-        verdict = judge(evidence, limits)
+        state = replace(state, evidence=state.evidence.add(found, limits.slow))
+        verdict = judge(state.evidence, limits)
         step = replace(step, seen=step.seen + found, looks=step.looks + 1)
     step = replace(step, verdict=verdict.outcome.value, reason=verdict.reason)
     counted = None if isinstance(found, Gap) else found
-    point = Point.of(now - state.opened_at, step.percent, counted, verdict.numbers)
+    point = Point.of(now - state.opened_at, step.percent, counted, verdict.numbers, warmup=bool(warmup))
     state = replace(state, steps=(*state.steps[:-1], step), trace=extend(state.trace, point))
-    state, move = _moved(state, step, verdict, canary, now)
-    return Look(state, _line(step, verdict, move))
+    state, move = _moved(state, step, verdict, canary, now, held=warmup or _cold(state))
+    return Look(state, _line(step, verdict, move, counted if warmup else None))
 
 
 def lost(state: RolloutState, reason: str, now: float) -> Look:
@@ -103,6 +106,32 @@ def lost(state: RolloutState, reason: str, now: float) -> Look:
     state = replace(state, steps=(*state.steps[:-1], step))
     state, move = _moved(state, step, verdict, None, now, held=verdict.reason)
     return Look(state, _line(step, verdict, move))
+
+
+def _warmup(state: RolloutState, found: Window | Gap) -> str:
+    """Which look of the canary's warm-up this one is, "warm-up 2 of 3"; empty where it is none."""
+    wanted, before = state.request.plan.warmup_looks, _warmed(state)
+    if isinstance(found, Gap) or not found.canary.requests or before >= wanted:
+        return ""
+    return f"warm-up {before + 1} of {wanted}"
+
+
+def _cold(state: RolloutState) -> str:
+    """Why a canary with traffic gets no more of it yet; empty once it has warmed up."""
+    wanted, before = state.request.plan.warmup_looks, _warmed(state)
+    return f"warm-up {before} of {wanted}" if before < wanted and state.percent else ""
+
+
+def _warmed(state: RolloutState) -> int:
+    """Looks of the warm-up so far."""
+    return sum(step.warmup for step in state.steps)
+
+
+def _warming(warmup: str, verdict: Verdict) -> Verdict:
+    """What a look of the warm-up says: nothing, unless the guardrail ends the rollout."""
+    if verdict.outcome is Outcome.ROLL_BACK:
+        return replace(verdict, reasons=(warmup, *verdict.reasons))
+    return replace(verdict, outcome=Outcome.HOLD, reasons=(f"{warmup}, which only a catastrophe ends",))
 
 
 def _found(before: Snapshot | None, seen: Growths | Gap, step: Step) -> Window | Gap:
@@ -150,6 +179,7 @@ def _moved(
         frozen=state.frozen,
         paused_since=state.paused_since,
         held=held,
+        warmed=-math.inf if step.warmed is None else step.warmed,
     )
     plan = state.request.plan
     move, reason = next_move(plan, position, verdict, now)
@@ -185,9 +215,12 @@ def _paused(state: RolloutState, now: float, reason: str) -> RolloutState:
     return replace(state, paused_since=None, paused_for="", paused_seconds=seconds, announced=None)
 
 
-def _line(step: Step, verdict: Verdict, move: str) -> str:
-    canary, stable = (_side(side) for side in (step.seen.canary, step.seen.stable))
-    text = f"{step.percent:3d} %  look {step.looks:<3d} canary {canary}  stable {stable}  {verdict.outcome.value}"
+def _line(step: Step, verdict: Verdict, move: str, warmup: Window | None = None) -> str:
+    """Of the step so far; of a look of the warm-up alone, which is not counted in it."""
+    seen = step.seen if warmup is None else warmup
+    canary, stable = (_side(side) for side in (seen.canary, seen.stable))
+    number = f"look {step.looks:<3d}" if warmup is None else "warm-up "
+    text = f"{step.percent:3d} %  {number} canary {canary}  stable {stable}  {verdict.outcome.value}"
     return f"{text}: {verdict.reason}" + (f"  → {move}" if move != verdict.reason else "")
 
 

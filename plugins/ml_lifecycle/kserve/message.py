@@ -75,6 +75,8 @@ def write(report: Report, links: Links) -> Message:
 def _figures(report: Report) -> Iterator[str]:
     for step in report.get("steps") or ():
         looks = "1 look" if step["looks"] == 1 else f"{step['looks']} looks"
+        if warmup := step.get("warmup_looks"):
+            looks += f" after {warmup} of warm-up"
         sides = ", ".join(f"{side} {_side(step[side])}" for side in ("canary", "stable"))
         yield f"{step['percent']:>3} %, {looks}: {sides}"
     if "seconds" in report:

@@ -52,6 +52,7 @@ def draw(report: Mapping[str, Any]) -> str:
         *_evidence_panel(trace, time, *_LOWER),
         *_time_axis(time, _LOWER[1]),
         *_steps(trace, time),
+        *_warmup(trace, time),
         *_ending(report, time, trace[-1].at),
     ]
     return (
@@ -80,7 +81,7 @@ def _traffic_panel(trace: Trace, time: _Scale, top: float, bottom: float) -> Ite
         top - 28,
         "Failed requests",
         (("canary", _CANARY, ""), ("stable", _STABLE, "")),
-        "lines: all looks so far, dots: each look; grey: the canary's share of the traffic",
+        "lines: all looks so far (without a warm-up), dots: each look; grey: the canary's share of the traffic",
     )
     sides = {side: [getattr(point, side) for point in trace] for side in ("stable", "canary")}
     rates = _Scale(0, _rounded_up(max(0.01, *(_highest(counts) for counts in sides.values()))), bottom, top)
@@ -92,7 +93,8 @@ def _traffic_panel(trace: Trace, time: _Scale, top: float, bottom: float) -> Ite
         for point, (requests, failed) in zip(trace, sides[side], strict=True):
             if requests:
                 yield _dot(time.at(point.at), rates.at(failed / requests), colour)
-        line = zip(trace, _cumulative(sides[side]), strict=True)
+        counted = [(0, 0) if point.warmup else counts for point, counts in zip(trace, sides[side], strict=True)]
+        line = zip(trace, _cumulative(counted), strict=True)
         yield _line([(time.at(point.at), rates.at(rate)) for point, rate in line if rate is not None], colour)
 
 
@@ -141,6 +143,17 @@ def _steps(trace: Trace, time: _Scale) -> Iterator[str]:
         yield _text(time.at(at) + 5, _UPPER[0] + 15, f"{percent} %", colour=_PALE)
         for panel in (_UPPER, _LOWER):
             yield _line([(time.at(at), y) for y in panel], _PALE, width=1, dash="1 3")
+
+
+def _warmup(trace: Trace, time: _Scale) -> Iterator[str]:
+    """Where the canary's warm-up, whose looks are no evidence, began and ended; nothing where there was none."""
+    places = [place for place, point in enumerate(trace) if point.warmup]
+    if not places:
+        return
+    began, ended = time.at(trace[max(0, places[0] - 1)].at), time.at(trace[places[-1]].at)
+    yield _text(began + 5, _UPPER[0] + 31, "warm-up", colour=_PALE)
+    for panel in (_UPPER, _LOWER):
+        yield _line([(ended, y) for y in panel], _PALE, width=1, dash="1 3")
 
 
 def _ending(report: Mapping[str, Any], time: _Scale, at: float) -> Iterator[str]:

@@ -54,6 +54,7 @@ def _step_report(step: Step) -> dict[str, Any]:
     return {
         "percent": step.percent,
         "looks": step.looks,
+        "warmup_looks": step.warmup,
         "canary": _side_report(step.seen.canary),
         "stable": _side_report(step.seen.stable),
         "own_metrics": own_report(step.seen),

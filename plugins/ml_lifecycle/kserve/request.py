@@ -82,6 +82,7 @@ class RolloutRequest(BaseModel):
                 step.percent: Gate(step.dwell_seconds, step.min_requests, step.approval, step.until) for step in own
             },
             approval_seconds=3600 * rollout.approval_timeout_hours,
+            warmup_looks=rollout.warmup_looks,
         )
 
     @property

@@ -62,7 +62,10 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True)
 class Step:
-    """One step of traffic: what was seen on it; `since` (Unix seconds) once the traffic is split so."""
+    """One step of traffic: what was seen on it; `since` (Unix seconds) once the traffic is split so.
+
+    `warmup`: its looks of the canary's warm-up, which are in no other count, and `warmed` when the last of them was.
+    """
 
     percent: int
     since: float | None = None
@@ -70,6 +73,8 @@ class Step:
     seen: Window = field(default_factory=Window)
     verdict: str = Outcome.HOLD.value
     reason: str = ""
+    warmup: int = 0
+    warmed: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON of it."""

@@ -183,10 +183,10 @@ class CanaryTrigger(RolloutTrigger):
         from ml_lifecycle.prometheus.client import connect as connect_prometheus
 
         state = await client.own(self.namespace, self.service)
-        if looks := sum(step.looks for step in state.steps):
+        if looks := sum(step.looks + step.warmup for step in state.steps):
             self.log.info("going on at %s %% after %s looks", state.percent, looks)
         async with connect_prometheus(state.request.connections.prometheus) as prometheus:
-            if not state.evidence.errors:
+            if not state.evidence.guarded:
                 state = await client.save(await self._remember(client, prometheus, state))
             begun = min(state.snapshot.at, client.now()) if state.snapshot else 0.0
             lost, heard = False, client.now()

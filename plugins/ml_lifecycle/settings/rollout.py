@@ -152,6 +152,12 @@ class Rollout(Section):
     dwell_seconds: Seconds = Field(default=300, description="a step lasts at least this long")
     look_seconds: Seconds = Field(default=60, description="time between two looks at the metrics")
     min_requests: int = Field(default=50, ge=0, description="requests the canary must have served in a step")
+    warmup_looks: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="the canary's first looks with requests that are seen and logged but judged by the guardrail alone",
+    )
     margin: float = Field(default=1.5, gt=1, description="ratio of error rates, canary to stable, that is harm")
     floor: float = Field(default=0.001, ge=0, lt=1, description="canary error rate below which nothing is harm")
     alpha: float = Field(default=0.01, gt=0, lt=1, description="risk of rolling back a good version")

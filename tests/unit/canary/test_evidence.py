@@ -1,5 +1,6 @@
 """What a rollout remembers: windows add up in any order, JSON loses nothing, and it stays small."""
 
+import dataclasses
 import json
 import math
 
@@ -41,7 +42,28 @@ def test_json_loses_nothing(seen):
     assert Evidence.from_json(json.loads(json.dumps(evidence.to_json()))) == evidence
 
 
-def test_what_was_written_before_there_were_own_metrics_still_loads():
+@given(st.lists(windows, max_size=4), st.lists(windows, min_size=1, max_size=4), st.lists(windows, max_size=4))
+@settings(deadline=None)
+def test_a_warm_up_is_seen_by_the_guardrail_where_the_canary_began_and_is_in_nothing_else(history, warming, judged):
+    without = with_it = Evidence()
+    for each in history:
+        each = Window(stable=each.stable)
+        without, with_it = without.add(each, SlowLimits()), with_it.add(each, SlowLimits())
+    for each in warming:
+        with_it = with_it.add_warmup(each)
+    for each in judged:
+        without, with_it = without.add(each, SlowLimits()), with_it.add(each, SlowLimits())
+    assert Evidence.from_json(json.loads(json.dumps(with_it.to_json()))) == with_it
+    assert dataclasses.replace(with_it, warmup=()) == without
+    seen = [each.errors for each in (*history, *warming, *judged)]
+    assert sorted(each.numbers for each in with_it.guarded) == sorted(
+        (0, 0, *each.numbers[2:]) if place < len(history) else each.numbers for place, each in enumerate(seen)
+    )
+    began = next((place for place, look in enumerate(with_it.errors) if look.canary_n), len(with_it.errors))
+    assert with_it.guarded[began : began + len(warming)] == tuple(each.errors for each in warming)
+
+
+def test_what_was_written_before_there_were_own_metrics_or_a_warm_up_still_loads():
     window = Window(Side(3, 1, Histogram(BOUNDS, (1, 1, 1))), Side(9, 0, Histogram(BOUNDS, (9, 0, 0))))
     evidence = Evidence().add(window, SlowLimits())
     document = evidence.to_json()

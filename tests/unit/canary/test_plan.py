@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-from ml_lifecycle.canary.plan import Gate, Move, Plan, Position, next_move
-from ml_lifecycle.canary.verdict import Outcome, Verdict
+from ml_lifecycle.canary.plan import Gate, Move, Plan, Position, expected_seconds, next_move
+from ml_lifecycle.canary.verdict import Limits, Outcome, Verdict
 
 PLAN = Plan((10, 50, 100), dwell_seconds=20, look_seconds=5, min_requests=50, deadline_seconds=600)
 HOLD, PROMOTE, ROLL_BACK = (
@@ -39,6 +39,18 @@ def test_the_deadline_may_freeze():
     plan = dataclasses.replace(PLAN, on_deadline="freeze")
     assert next_move(plan, position(), HOLD, 600) == (Move.FREEZE, "undecided after 10 minutes: because")
     assert next_move(plan, position(), ROLL_BACK, 600)[0] is Move.ROLL_BACK
+
+
+def test_a_step_begins_to_count_when_the_canary_has_warmed_up_on_it():
+    warm = dataclasses.replace(position(), warmed=110.0)
+    assert next_move(PLAN, warm, HOLD, 120) == (Move.STAY, "10 s left of this step")
+    assert next_move(PLAN, warm, HOLD, 130)[0] is Move.NEXT_STEP
+
+
+def test_a_warm_up_makes_the_promotion_later_by_as_many_looks():
+    warming, steady = dataclasses.replace(PLAN, warmup_looks=7), {"requests_per_second": 200, "error_rate": 0.01}
+    expected = [expected_seconds(plan, Limits(), **steady) for plan in (PLAN, warming)]
+    assert expected[1] == expected[0] + 7 * PLAN.look_seconds
 
 
 def gated(**gate):

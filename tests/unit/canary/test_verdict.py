@@ -149,6 +149,33 @@ def test_the_stable_sides_history_makes_the_verdict_faster():
     assert first(having, Outcome.ROLL_BACK) < first(without, Outcome.ROLL_BACK)
 
 
+def warmed(*windows):
+    """After the stable side's past, and with these looks as the warm-up."""
+    evidence = Evidence()
+    for _ in range(60):
+        evidence = evidence.add(Window(stable=side(1200, 6)), DEMO.slow)
+    for window in windows:
+        evidence = evidence.add_warmup(window)
+    return evidence
+
+
+def test_in_a_warm_up_ten_times_the_errors_and_the_latency_are_no_evidence_and_a_catastrophe_is():
+    verdict = judge(warmed(*[Window(canary=side(120, 6, bucket=8), stable=side(1080, 5))] * 3), DEMO)
+    assert (verdict.outcome, verdict.reason) == (Outcome.HOLD, "no requests on the canary since its warm-up")
+    verdict = judge(warmed(Window(canary=side(120, 90), stable=side(1080, 5))), DEMO)
+    assert verdict.outcome is Outcome.ROLL_BACK
+    assert "90 of 120 canary requests failed within one look" in verdict.reason
+
+
+def test_after_a_warm_up_the_verdict_is_that_of_the_looks_since():
+    clean = Window(canary=side(120), stable=side(1080, 5))
+    cold, warm = warmed(*[Window(canary=side(120, 6), stable=side(1080, 5))] * 3), warmed()
+    for _ in range(20):
+        cold, warm = cold.add(clean, DEMO.slow), warm.add(clean, DEMO.slow)
+        assert judge(cold, DEMO) == judge(warm, DEMO)
+    assert judge(cold, DEMO).outcome is Outcome.PROMOTE
+
+
 def test_history_alone_is_no_verdict():
     assert all(verdict.outcome is Outcome.HOLD for verdict in rollout([Window(stable=side(500, 2))] * 5))
 

@@ -56,6 +56,11 @@ def test_a_roll_back_says_what_serves_why_the_figures_and_what_to_do():
     assert "picture rollout/version-2.svg: http://mlflow" in message.body
 
 
+def test_looks_of_the_warm_up_are_told_beside_those_that_count():
+    message = write({**REPORT, "steps": [{**STEP, "warmup_looks": 2}]}, LINKS)
+    assert " 25 %, 3 looks after 2 of warm-up: canary 60 of 575" in message.body
+
+
 @pytest.mark.parametrize(
     ("changes", "subject", "wanted"),
     [

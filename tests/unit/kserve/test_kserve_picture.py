@@ -16,7 +16,9 @@ NUMBERS = st.dictionaries(
 )
 COUNTS = st.integers(0, 10_000).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n)))
 POINTS = st.lists(
-    st.builds(Point, st.floats(0, 1e6), st.integers(0, 100), COUNTS, COUNTS, NUMBERS), min_size=1, max_size=30
+    st.builds(Point, st.floats(0, 1e6), st.integers(0, 100), COUNTS, COUNTS, NUMBERS, st.booleans()),
+    min_size=1,
+    max_size=30,
 )
 
 
@@ -56,6 +58,16 @@ def test_it_says_the_end_the_steps_and_what_was_served():
     assert "digits version 2 beside version 1: rolled back" in said
     assert "10 s after the first look, 175 requests on the canary" in said
     assert {"10 %", "25 %", "errors", "latency", "rolled back", "errors: 10.9% <-> 5%"} <= set(said)
+
+
+def test_a_warm_up_is_shown_and_is_not_in_the_line_of_all_looks():
+    warming = [Point(20.0, 10), Point(25.0, 10, (100, 60), (900, 1), warmup=True)]
+    after = [Point(30.0, 10, (100, 0), (900, 1), {"errors.harm": 0.1}), Point(35.0, 10, (100, 1), (900, 1))]
+    drawn = draw(report([*warming, *after]))
+    assert "warm-up" in texts(drawn)
+    assert "warm-up" not in texts(draw(report(after)))
+    lines = [line for line in ET.fromstring(drawn).iter(f"{SVG}polyline") if line.get("stroke") == "#e8590c"]
+    assert max(len(line.get("points").split()) for line in lines) == len(after)
 
 
 def test_a_step_begins_at_the_look_before_its_first():

@@ -210,6 +210,102 @@ def test_a_side_without_requests_is_not_silent_where_chance_or_a_split_to_come_e
     assert begun.evidence.totals.stable.requests == 2000
 
 
+WARMUP = {"rollout.warmup_looks": 3, "rollout.look_seconds": 5}
+
+
+def cold(found, *, looks, errors, slow="0.01"):
+    """Looks at a canary that fails so often and is so slow, beside a stable side that fails once in 180 requests."""
+    lines, seconds = [], 5.0 if found.snapshot is None else found.snapshot.at + 5.0
+    if found.snapshot is None:
+        found = look(found, serving(found), Growths(0.0, growth(0), growth(0)), 0.0).state
+    for number in range(looks):
+        at = seconds + 5.0 * number
+        looked = look(found, serving(found), Growths(at, growth(20, errors, slow), growth(180, 1)), at)
+        found, lines = looked.state, [*lines, looked.line]
+        if found.phase is not Phase.CANARY:
+            break
+    return found, lines
+
+
+def serving(found):
+    return seen(**CANARY, percent=found.percent, traffic={BAD: found.percent, GOOD: 100 - found.percent})
+
+
+def test_a_cold_start_is_seen_and_logged_and_is_no_evidence():
+    """3 of 20 requests fail and all are slow; without the setting the same looks are what it is judged by."""
+    history = past(200, 1, looks=240)
+    judged, _ = cold(remember(state(), history), looks=3, errors=3, slow="0.1")
+    found, lines = cold(remember(state(**WARMUP), history), looks=3, errors=3, slow="0.1")
+    before = remember(state(**WARMUP), history).evidence
+    assert dataclasses.replace(found.evidence, warmup=()) == before
+    assert [look.numbers for look in found.evidence.warmup] == [(20, 3, 180, 1)] * 3
+    assert judged.decision is Decision.ROLLED_BACK
+    assert "warm-up  canary 20 requests, 3 errors, p95" in lines[1]
+    assert "hold: warm-up 2 of 3, which only a catastrophe ends" in lines[1]
+    step = report(found, seen(), 20.0)["steps"][0]
+    assert (step["looks"], step["warmup_looks"], step["canary"]["requests"]) == (0, 3, 0)
+    assert [point.get("warmup", False) for point in report(found, seen(), 20.0)["looks"]] == [False, True, True, True]
+    assert RolloutState.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_a_step_begins_to_count_after_the_warm_up():
+    """20 s of dwell and 50 requests are asked for; 20 s and 60 requests of the warm-up are none of them."""
+    found, lines = cold(state(**WARMUP), looks=3, errors=0)
+    assert (found.steps[-1].percent, found.steps[-1].looks, found.steps[-1].seen) == (10, 0, Window())
+    assert lines[-1].endswith("→ 20 s left of this step")
+    found, lines = cold(found, looks=3, errors=0)
+    assert (found.steps[-1].percent, found.steps[-1].seen.canary.requests) == (10, 60)
+    found, lines = cold(found, looks=1, errors=0)
+    assert (found.steps[-1].percent, found.steps[-1].warmup) == (50, 0)
+    assert "warm-up" not in lines[-1]
+
+
+def test_the_traffic_stays_while_it_warms_up_whatever_the_plan_allows():
+    hasty = {**WARMUP, "rollout.dwell_seconds": 0.001, "rollout.min_requests": 0}
+    found, lines = cold(state(**hasty), looks=3, errors=0)
+    assert [step.percent for step in found.steps] == [10]
+    assert lines[-1].endswith("→ warm-up 3 of 3")
+    assert [step.percent for step in cold(found, looks=1, errors=0)[0].steps] == [10, 50]
+
+
+def test_no_look_before_the_warm_up_is_over_gives_more_traffic_but_at_0_percent():
+    hasty = {**WARMUP, "rollout.dwell_seconds": 0.001, "rollout.min_requests": 0}
+    found = look(state(**hasty), serving(state()), Gap("Prometheus is away"), 5.0)
+    assert found.line.endswith("→ warm-up 0 of 3")
+    assert found.state.percent == 10
+    switching = state(**WARMUP, **{"rollout.strategy": "blue_green"})
+    assert look(switching, serving(switching), Gap("nobody"), 5.0).state.decision is Decision.PROMOTED
+
+
+def test_a_catastrophe_ends_the_warm_up():
+    found, lines = cold(remember(state(**WARMUP), past(200, 1, looks=240)), looks=3, errors=18)
+    assert (found.decision, len(lines)) == (Decision.ROLLED_BACK, 1)
+    assert found.reason.startswith("warm-up 1 of 3; 18 of 20 canary requests failed within one look")
+
+
+def test_only_looks_with_canary_requests_are_of_the_warm_up():
+    found = look(state(**WARMUP), serving(state()), Growths(0.0, growth(0), growth(0)), 0.0).state
+    for at in (5.0, 10.0):
+        found = look(found, serving(found), Growths(at, growth(0), growth(180, 1)), at).state
+    assert (len(found.evidence.errors), found.evidence.warmup) == (2, ())
+    found, _ = cold(found, looks=4, errors=0)
+    assert (found.steps[0].warmup, found.steps[0].looks) == (3, 3)
+
+
+def test_the_deadline_ends_a_warm_up_too():
+    late = state(**WARMUP, **{"rollout.deadline_minutes": 0.2, "rollout.dwell_seconds": 0.001})
+    found, _ = cold(late, looks=3, errors=0)
+    assert "undecided after 0.2 minutes: warm-up 3 of 3" in found.reason
+
+
+def test_a_rollout_that_an_earlier_version_opened_has_no_warm_up():
+    before, _ = run(state(), 3)
+    document = before.to_json()
+    del document["request"]["rollout"]["warmup_looks"], document["steps"][0]["warmup"], document["steps"][0]["warmed"]
+    assert "warmup" not in document["evidence"]
+    assert RolloutState.from_json(document) == before
+
+
 def test_a_step_begins_when_the_traffic_is_really_split():
     waiting = look(state(), seen(**CANARY, percent=10, traffic={GOOD: 100}), Gap("x"), 5.0).state
     assert waiting.steps[0].since is None
@@ -320,11 +416,11 @@ def test_the_first_decision_stands():
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 30), st.sampled_from([0.0, 0.05, 0.5]))
-def test_a_killed_rollout_reaches_the_same_end(killed_after, errors):
+@given(st.integers(0, 30), st.sampled_from([0.0, 0.05, 0.5]), st.sampled_from([0, 2]))
+def test_a_killed_rollout_reaches_the_same_end(killed_after, errors, warmup):
     """Through JSON at one look or at none: the same state."""
-    whole, _ = run(state(), 30, errors=errors)
-    part, _ = run(state(), killed_after, errors=errors)
+    whole, _ = run(state(**{"rollout.warmup_looks": warmup}), 30, errors=errors)
+    part, _ = run(state(**{"rollout.warmup_looks": warmup}), killed_after, errors=errors)
     again = RolloutState.from_json(json.loads(json.dumps(part.to_json())))
     assert again == part
     if part.phase is not Phase.CANARY:

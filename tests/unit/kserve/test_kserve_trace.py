@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_lifecycle.canary.evidence import Side, Window
-from ml_lifecycle.kserve.trace import MOST_POINTS, Point, extend
+from ml_lifecycle.kserve.trace import MOST_POINTS, Point, extend, halved
 
 LOOKS = st.lists(
     st.tuples(st.sampled_from([10, 25, 50]), st.integers(0, 1000), st.integers(0, 10)), min_size=1, max_size=1000
@@ -25,6 +25,17 @@ def test_a_point_is_what_the_look_saw_and_the_verdicts_numbers():
     point = Point.of(31.24, 10, window, {"errors.harm": 0.61234})
     assert point == Point(31.2, 10, (12, 4), (237, 1), {"errors.harm": 0.612})
     assert Point.of(31.24, 10, None, {}).canary == (0, 0)
+
+
+def test_looks_of_the_warm_up_are_told_apart_and_never_added_to_others():
+    warming = Point.of(1.0, 10, Window(Side(12, 4)), {}, warmup=True)
+    assert warming.to_json()["warmup"] is True
+    assert "warmup" not in Point(2.0, 10).to_json()
+    trace = ()
+    for at in range(3 * MOST_POINTS):
+        trace = extend(trace, Point(float(at), 10, (10, 1), warmup=at < 3))
+    for each in (trace, halved(halved(trace))):
+        assert sum(point.canary[0] for point in each if point.warmup) == 30
 
 
 def test_what_is_impossible_is_still_a_number_in_json():

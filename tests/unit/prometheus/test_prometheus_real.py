@@ -166,7 +166,7 @@ async def test_metrics_of_ones_own_are_read_or_say_why_not(tmp_path):
             assert "gives nothing" in seen.silent["typo"]
             assert "series, not one" in seen.silent["many"]
             assert "parse error" in seen.silent["broken"]
-            assert "no finite number on the canary side" in seen.silent["undefined"]
+            assert "no finite number, but nan, on the canary side" in seen.silent["undefined"]
 
             fill = partial(filled, **SIDES, side=STABLE, window_seconds=1)
             refused = await refusals(client, OWN, fill, at=time.time())
