@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ml_lifecycle.canary.comparison import HISTORY_LOOKS, compare, without_noise
+from ml_lifecycle.canary.comparison import HISTORY_LOOKS, Flags, compare, without_noise
+from ml_lifecycle.canary.dispersion import Array
+from ml_lifecycle.canary.evidence import MOST_LOOKS
 from ml_lifecycle.canary.verdict import Limits, Outcome, Verdict
 
 
@@ -139,24 +141,77 @@ def _pause(gate: Gate, position: Position, now: float) -> str:
     return "waits for approval" if gate.approval and not position.approved else ""
 
 
+class _Course(NamedTuple):
+    """What each look of a plan is expected to serve on both sides; `looks`: how many of the plan's each stands for.
+
+    Until the look `last` is over the plan does not promote.
+    """
+
+    canary_n: Array
+    stable_n: Array
+    looks: int
+    last: int
+
+
 def expected_seconds(plan: Plan, limits: Limits, *, requests_per_second: float, error_rate: float) -> float:
     """Seconds until a version as good as the stable one is promoted; infinity if not before the deadline.
 
     `error_rate` is that of both sides, `requests_per_second` what both serve together. The evidence of a rollout
     without noise, judged on errors: half of all rollouts need more.
     """
-    per_step = max(1, math.ceil(plan.dwell_seconds / plan.look_seconds))
+    if not plan.canary_steps:
+        return 0.0
+    course = _course(plan, requests_per_second)
+    if course is None:
+        return math.inf
+    counts = without_noise(course.canary_n, course.stable_n, error_rate)
+    promote = compare(counts, limits.errors).promote[HISTORY_LOOKS:]
+    may = promote & (np.arange(len(promote)) + 1 >= course.last)
+    return plan.look_seconds * _looks(plan, course, may)
+
+
+def looks_to_see(
+    plan: Plan, limits: Limits, *, requests_per_second: float, error_rate: float, canary_rate: float
+) -> float:
+    """Looks until a canary with an error rate of `canary_rate` is rolled back; infinity if not before the deadline.
+
+    As `expected_seconds`, without noise: half of all such canaries are seen earlier, half later.
+    """
+    course = _course(plan, requests_per_second)
+    if course is None:
+        return math.inf
+    counts = without_noise(course.canary_n, course.stable_n, error_rate)
+    counts = counts._replace(canary_e=canary_rate * counts.canary_n)
+    return _looks(plan, course, compare(counts, limits.errors).roll_back[HISTORY_LOOKS:])
+
+
+def _looks(plan: Plan, course: _Course, reached: Flags) -> float:
+    """Looks until the first that has `reached` it, the warm-up's with them; infinity where none has."""
+    return plan.warmup_looks + course.looks * float(reached.argmax() + 1) if reached.any() else math.inf
+
+
+def _course(plan: Plan, requests_per_second: float) -> _Course | None:
+    """The looks after the warm-up until the deadline; None where there are none. Many are taken together."""
     looks = int(plan.deadline_seconds / plan.look_seconds) - plan.warmup_looks
-    steps = plan.canary_steps
-    if not steps or looks < len(steps) * per_step:
-        return math.inf if steps else 0.0
-    shares = np.full(looks, steps[-1] / 100)
-    shares[: per_step * len(steps)] = np.repeat([step / 100 for step in steps], per_step)
-    requests = requests_per_second * plan.look_seconds
-    canary, stable = requests * shares, requests * (1 - shares)
-    promote = compare(without_noise(canary, stable, error_rate), limits.errors).promote[HISTORY_LOOKS:]
-    may = promote & (np.arange(looks) + 1 >= len(steps) * per_step)
-    return plan.look_seconds * float(plan.warmup_looks + may.argmax() + 1) if may.any() else math.inf
+    together = max(1, math.ceil(looks / MOST_LOOKS))
+    looks //= together
+    if looks < 1:
+        return None
+    seconds = together * plan.look_seconds
+    requests = requests_per_second * seconds
+    lengths = [_expected_looks(plan, step, requests * step / 100, seconds, most=looks) for step in plan.canary_steps]
+    walked = np.repeat(np.array(plan.canary_steps) / 100, lengths)[:looks]
+    shares = np.concatenate([walked, np.full(looks - len(walked), plan.canary_steps[-1] / 100)])
+    return _Course(requests * shares, requests * (1 - shares), together, sum(lengths))
+
+
+def _expected_looks(plan: Plan, percent: int, canary_requests: float, seconds: float, *, most: int) -> int:
+    """Looks that a step takes, `most` where it takes more, at so many canary requests in each of so many seconds."""
+    gate = plan.gates.get(percent, Gate())
+    dwell = plan.dwell_seconds if gate.dwell_seconds is None else gate.dwell_seconds
+    wanted = plan.min_requests if gate.min_requests is None else gate.min_requests
+    served = wanted / canary_requests if percent and canary_requests else 0.0
+    return max(1, math.ceil(min(max(dwell / seconds, served), most)))
 
 
 def _waiting_for(plan: Plan, gate: Gate, position: Position, now: float) -> str:

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from ml_lifecycle.canary.plan import Gate, Move, Plan, Position, expected_seconds, next_move
+from ml_lifecycle.canary.plan import Gate, Move, Plan, Position, expected_seconds, looks_to_see, next_move
 from ml_lifecycle.canary.verdict import Limits, Outcome, Verdict
 
 PLAN = Plan((10, 50, 100), dwell_seconds=20, look_seconds=5, min_requests=50, deadline_seconds=600)
@@ -51,6 +51,24 @@ def test_a_warm_up_makes_the_promotion_later_by_as_many_looks():
     warming, steady = dataclasses.replace(PLAN, warmup_looks=7), {"requests_per_second": 200, "error_rate": 0.01}
     expected = [expected_seconds(plan, Limits(), **steady) for plan in (PLAN, warming)]
     assert expected[1] == expected[0] + 7 * PLAN.look_seconds
+
+
+def test_a_step_that_waits_for_requests_makes_all_that_follows_later():
+    """10 a minute: 50 requests take 50 looks at 10 %, and 10 more at 50 %."""
+    slow = Plan((10, 50, 100), 60, 60, min_requests=50, deadline_seconds=36_000)
+    hasty, limits = dataclasses.replace(slow, min_requests=0), Limits(floor=0.01)
+    traffic = {"requests_per_second": 10 / 60, "error_rate": 0.0}
+    assert expected_seconds(slow, limits, **traffic) > expected_seconds(hasty, limits, **traffic) + 30 * 60
+    worse = {**traffic, "canary_rate": 0.1}
+    assert looks_to_see(slow, limits, **worse) > looks_to_see(hasty, limits, **worse)
+
+
+def test_many_looks_are_taken_together_with_nearly_the_same_outlook():
+    few = Plan((10, 50, 100), 300, 60, min_requests=0, deadline_seconds=14_400)
+    many = dataclasses.replace(few, look_seconds=1)
+    traffic = {"requests_per_second": 20, "error_rate": 0.005}
+    minutes = [expected_seconds(plan, Limits(), **traffic) / 60 for plan in (few, many)]
+    assert minutes[1] == pytest.approx(minutes[0], rel=0.3)
 
 
 def gated(**gate):

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_lifecycle.canary.evidence import Side, Window
+from ml_lifecycle.canary.plan import looks_to_see
 from ml_lifecycle.canary.snapshot import Gap, Growth, Growths
+from ml_lifecycle.canary.verdict import Limits
 from ml_lifecycle.kserve.closing import Act, ended, inherited, left_serving, next_closing
 from ml_lifecycle.kserve.found import Absent, NeverServed, Serving
 from ml_lifecycle.kserve.look import look, trouble
@@ -487,6 +489,9 @@ def test_what_a_closed_rollout_left_serving_is_known_unless_it_may_never_have_be
     assert left(unchanged, Decision.ROLLED_BACK) is None
 
 
+DEFAULTS = {"rollout.steps": [10, 25, 50, 100], "rollout.dwell_seconds": 300, "rollout.floor": 0.001}
+
+
 def past(requests, errors=0, looks=60):
     return [Window(stable=Side(requests, errors))] * looks
 
@@ -496,12 +501,32 @@ def past(requests, errors=0, looks=60):
     [
         (past(250), {"rollout.look_seconds": 5}, "at 3000 requests a minute and 0.00% errors this plan needs about "),
         (past(10), {"rollout.look_seconds": 60, "rollout.floor": 0.0}, "not expected to clear"),
+        (past(1200, 6, 240), DEFAULTS, "3 times as often (1.500%) is seen after about "),
+        (past(1200, 6, 240), DEFAULTS, "10 times as often (5.000%) is seen after about "),
+        ([*past(3, 0, 234), *past(3, 1, 6)], {**DEFAULTS, "rollout.deadline_minutes": 60}, "no version that fails up"),
+        ([*past(3, 0, 234), *past(3, 1, 6)], {**DEFAULTS, "rollout.deadline_minutes": 60}, "it takes deadline_minutes"),
+        (past(100_000, 10, 240), DEFAULTS, "the floor of 0.10% hides harm: a canary that fails 3 times as often"),
+        (past(100_000, 10, 240), DEFAULTS, "set rollout.floor to 0.0001, which a good version clears in"),
+        (past(1200, 0, 240), DEFAULTS, "3 times as often (0.300%) is seen after about"),
         (past(0), {}, "has served nothing of late"),
         ([], {}, "has served nothing of late"),
     ],
 )
 def test_the_log_says_how_long_a_verdict_may_take(history, overrides, words):
     assert words in remember(state(**overrides), history).outlook
+
+
+@pytest.mark.parametrize(("history", "floor"), [(past(1200, 6, 240), 0.001), (past(10, 0, 240), 0.001)])
+def test_a_floor_that_hides_nothing_is_not_named(history, floor):
+    assert "hides harm" not in remember(state(**{**DEFAULTS, "rollout.floor": floor}), history).outlook
+
+
+def test_the_outlook_of_a_hidden_harm_is_true():
+    """At the default floor the threefold harm is never seen; at the one that is advised it is."""
+    plan, traffic = state(**DEFAULTS).request.plan, {"requests_per_second": 100_000 / 60, "error_rate": 0.0001}
+    seen_at = {floor: looks_to_see(plan, Limits(floor=floor), **traffic, canary_rate=0.0003) for floor in (1e-3, 1e-4)}
+    assert seen_at[1e-3] == math.inf
+    assert seen_at[1e-4] < 30
 
 
 def test_the_stable_sides_past_is_evidence_of_its_level_alone():

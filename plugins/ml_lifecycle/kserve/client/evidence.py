@@ -14,9 +14,10 @@ from ml_lifecycle.kserve.data_planes import Preset, filled, source
 from ml_lifecycle.kserve.exceptions import RolloutRefusedError
 from ml_lifecycle.kserve.missing_metrics import why_nothing
 from ml_lifecycle.kserve.naming import answered, is_open, question
+from ml_lifecycle.kserve.outlook import outlook
 from ml_lifecycle.kserve.own_queries import refusals
 from ml_lifecycle.kserve.request import RolloutRequest
-from ml_lifecycle.kserve.rollout import RolloutState
+from ml_lifecycle.kserve.rollout import Kind, RolloutState
 from ml_lifecycle.prometheus.client import PrometheusClient
 from ml_lifecycle.prometheus.exceptions import PrometheusError
 
@@ -66,6 +67,17 @@ async def history(state: RolloutState, prometheus: PrometheusClient, now: float)
         end=now,
         step=state.request.rollout.look_seconds,
     )
+
+
+async def expected(state: RolloutState, prometheus: PrometheusClient, now: float) -> str:
+    """What this plan can tell at the stable side's traffic before `now`; empty where nobody knows it."""
+    if state.kind is not Kind.CANARY or not state.stable_revision:
+        return ""
+    try:
+        windows = await history(state, prometheus, now)
+    except PrometheusError as error:
+        return f"how long a verdict takes is not known yet: {_brief(error)}"
+    return outlook(state.request, windows)
 
 
 async def named(state: RolloutState, prometheus: PrometheusClient, now: float, *, aloud: bool = False) -> RolloutState:

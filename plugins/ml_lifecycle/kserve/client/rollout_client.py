@@ -442,6 +442,10 @@ class RolloutClient(RolloutLease):
         """The stable side's looks before now; PrometheusError where they cannot be read."""
         return await evidence.history(state, prometheus, self.now())
 
+    async def expected(self, state: RolloutState, prometheus: PrometheusClient) -> str:
+        """What this plan can tell at today's traffic, in words; empty where there is nothing to tell."""
+        return await evidence.expected(state, prometheus, self.now())
+
     async def close(self, state: RolloutState, *, poll_seconds: float = 2, release: bool = True) -> dict[str, Any]:
         """Brings the service to what was decided, deletes the golden cases, gives the Lease back; the report.
 

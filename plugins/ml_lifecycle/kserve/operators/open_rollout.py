@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,15 @@ if TYPE_CHECKING:
     from ml_lifecycle.kserve.request import RolloutRequest
     from ml_lifecycle.kserve.rollout import RolloutState
 
+log = logging.getLogger(__name__)
+
 
 class OpenRolloutOperator(RolloutOperator):
     """Opens the canary at 0 % and waits until the new revision is ready.
 
     Refuses before anything is changed: serving files that are missing, a Prometheus that does not answer, a service
-    that another rollout holds, that is not ours, or whose traffic cannot be split. Returns
+    that another rollout holds, that is not ours, or whose traffic cannot be split. Its log says what the plan can tell
+    by its deadline at today's traffic. Returns
     `{"revision", "url", "kind": "canary" | "first" | "unchanged"}`; the URL reaches the new revision alone.
     """
 
@@ -52,6 +56,8 @@ async def _open(request: RolloutRequest, golden: str, held_by: str) -> RolloutSt
             await check_prometheus(prometheus, request, client.now())
             state = await client.open(request, golden)
             named = await client.named(state, prometheus, aloud=True)
+            if expected := await client.expected(named, prometheus):
+                log.info("%s", expected)
         return await client.save(named) if named.naming != state.naming else state
 
 
