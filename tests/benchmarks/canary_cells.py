@@ -130,7 +130,8 @@ def latency_verdicts(streams: Streams, limits: Limits, bounds: tuple[float, ...]
                 Side(sum(counts), 0, Histogram(bounds, tuple(counts))) for counts in (each.tolist() for each in pair)
             )
             evidence = evidence.add(Window(*sides), limits.slow)
-        rows.append([look.numbers for look in evidence.slow])
+        forgotten = [(0, 0, 0, 0)] * (len(canary) - len(evidence.slow))
+        rows.append([*forgotten, *(look.numbers for look in evidence.slow)])
     found = compare(Looks(*np.array(rows, dtype=np.float64).transpose(2, 0, 1)), limits.slow_requests)
     return found.roll_back, found.promote
 

@@ -9,8 +9,12 @@ from typing import Any, Protocol, Self, TypeVar
 
 from ml_lifecycle.canary.exceptions import OddCountsError
 from ml_lifecycle.canary.histogram import Histogram
+from ml_lifecycle.canary.slow import Lines, SlowLimits, slow_lines
 
 MOST_LOOKS = 720
+
+Rests = tuple[float, float]
+"""What rounding left of the slow requests, on the canary and on the stable side."""
 
 
 @dataclass(frozen=True)
@@ -145,20 +149,13 @@ class Window:
 
 
 @dataclass(frozen=True)
-class SlowLimits:
-    """A canary is slow when its `quantile` exceeds `ratio` times the stable side's, and that by `floor_seconds`."""
-
-    quantile: float = 0.95
-    ratio: float = 1.5
-    floor_seconds: float = 0.0
-
-
-@dataclass(frozen=True)
 class Evidence:
     """Every look so far, of errors, of slow requests and of one's own metrics, and the totals.
 
     `silent` says which metrics of one's own told nothing at the last look, and why. `warmup`: errors of the canary's
-    first looks where those are no evidence; they are in nothing else.
+    first looks where those are no evidence; they are in nothing else. `rests`: a request in the bucket in which slow
+    begins counts in part, so what rounding leaves of a look is added to the next one, and no sum is wrong. `clears`:
+    whether slow requests at the last look may clear the canary (see `slow.Lines`).
     """
 
     errors: tuple[Counts, ...] = ()
@@ -167,23 +164,30 @@ class Evidence:
     own: Mapping[str, tuple[OwnLook, ...]] = field(default_factory=dict)
     silent: Mapping[str, str] = field(default_factory=dict)
     warmup: tuple[Counts, ...] = ()
+    rests: Rests = (0.0, 0.0)
+    clears: bool = True
 
     def add(self, window: Window, limits: SlowLimits) -> Evidence:
         """With one more look.
 
-        A request is slow on the stable side above about the stable side's quantile of all earlier looks, on the canary
-        above `ratio` times that: were the canary exactly `ratio` times as slow, both shares would be equal at every
-        moment. Earlier looks alone set the thresholds, so the test may look at any time.
+        Which requests are slow is said by the stable side's durations at all earlier looks (see `slow_lines`), so the
+        test may look at any time: were the canary just so slow as is harm, both shares would be equal at every moment.
+        Where the bounds cannot tell that, slow is what is beyond the limit for certain: too little is counted on the
+        canary, so such looks are forgotten once the bounds can tell.
         """
-        slow = _slow(window, slow_thresholds(self.totals.stable.latency, limits))
+        lines = slow_lines(self.totals.stable.latency, limits)
+        slow, rests = _slow(window, lines, self.rests)
+        clears = lines.clears if lines else self.clears
         own = {**self.own, **{name: _with(self.own.get(name, ()), look) for name, look in window.own.items()}}
         return replace(
             self,
             errors=_with(self.errors, window.errors),
-            slow=_with(self.slow, slow),
+            slow=_with(() if clears and not self.clears else self.slow, slow),
             totals=self.totals + window,
             own=own,
             silent=dict(window.silent),
+            rests=rests,
+            clears=clears,
         )
 
     def add_warmup(self, window: Window) -> Evidence:
@@ -207,7 +211,7 @@ class Evidence:
         return replace(self, errors=_paired(self.errors), slow=_paired(self.slow), own=own)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON of it; the keys of one's own metrics and of the warm-up only where there are any."""
+        """JSON of it; keys that say nothing are left out."""
         own = {name: [look.numbers for look in looks] for name, looks in self.own.items()}
         return {
             "errors": [look.numbers for look in self.errors],
@@ -216,11 +220,14 @@ class Evidence:
             **({"own": own} if own else {}),
             **({"silent": dict(self.silent)} if self.silent else {}),
             **({"warmup": [look.numbers for look in self.warmup]} if self.warmup else {}),
+            **({"rests": list(self.rests)} if any(self.rests) else {}),
+            **({} if self.clears else {"clears": False}),
         }
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
         """Of `to_json`."""
+        canary_rest, stable_rest = document.get("rests", (0.0, 0.0))
         return cls(
             tuple(Counts(*map(int, numbers)) for numbers in document["errors"]),
             tuple(Counts(*map(int, numbers)) for numbers in document["slow"]),
@@ -228,6 +235,8 @@ class Evidence:
             {name: tuple(_own_look(look) for look in looks) for name, looks in document.get("own", {}).items()},
             document.get("silent", {}),
             tuple(Counts(*map(int, numbers)) for numbers in document.get("warmup", ())),
+            (float(canary_rest), float(stable_rest)),
+            bool(document.get("clears", True)),
         )
 
 
@@ -251,32 +260,20 @@ def together(looks: Sequence[Look]) -> Look:
     return total
 
 
-def slow_thresholds(stable: Histogram, limits: SlowLimits) -> tuple[float, float] | None:
-    """Bounds (seconds) above which a stable and a canary request is slow; None where the buckets cannot say.
-
-    Buckets seldom have a bound at the wanted ratio to that of the quantile. A canary that is slower throughout is as
-    well told at a bound a little below the quantile, above which at most three times as many requests lie, where the
-    ratio is met more closely: the pair with the least excess is taken, the highest of equal ones.
-    """
-    at_quantile = stable.upper_bound(limits.quantile)
-    if not math.isfinite(at_quantile):
-        return None
-    pairs = []
-    for bound in reversed([each for each in stable.bounds if each <= at_quantile]):
-        if bound < at_quantile and stable.above(bound) > 3 * (1 - limits.quantile) * stable.total:
-            break
-        wanted = max(limits.ratio * bound, bound + limits.floor_seconds)
-        pairs.append((stable.bound_at_least(wanted) / wanted, bound, stable.bound_at_least(wanted)))
-    excess, stable_bound, canary_bound = min(pairs, key=lambda pair: round(pair[0], 6))
-    return (stable_bound, canary_bound) if math.isfinite(excess) else None
-
-
-def _slow(window: Window, thresholds: tuple[float, float] | None) -> Counts:
+def _slow(window: Window, lines: Lines | None, rests: Rests) -> tuple[Counts, Rests]:
+    """Slow requests of one look, in whole numbers, and what is left over for the next one on either side."""
     canary, stable = window.canary.latency, window.stable.latency
-    if thresholds is None or not stable.total:
-        return Counts()
-    slow = canary.above(thresholds[1]) if canary.total else 0
-    return Counts(canary.total, slow, stable.total, stable.above(thresholds[0]))
+    if lines is None or not stable.total:
+        return Counts(), rests
+    canary_e, canary_rest = _whole(rests[0] + (canary.slower(lines.canary) if canary.total else 0.0))
+    stable_e, stable_rest = _whole(rests[1] + stable.slower(lines.stable))
+    return Counts(canary.total, canary_e, stable.total, stable_e), (canary_rest, stable_rest)
+
+
+def _whole(number: float) -> tuple[int, float]:
+    """The nearest whole number, and what is left: at least -1/2 and less than 1/2."""
+    whole = math.floor(number + 0.5)
+    return whole, number - whole
 
 
 def _with(looks: tuple[Look, ...], look: Look) -> tuple[Look, ...]:

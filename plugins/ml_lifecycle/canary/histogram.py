@@ -10,6 +10,14 @@ from typing import Self
 
 
 @dataclass(frozen=True)
+class Line:
+    """A duration within a bucket: above it lie all requests of the later buckets, and the `part` of this one's."""
+
+    bucket: int
+    part: float
+
+
+@dataclass(frozen=True)
 class Histogram:
     """`counts[i]` requests took at most `bounds[i]` seconds and more than the bound before; the last count is the rest.
 
@@ -39,22 +47,9 @@ class Histogram:
             raise ValueError(f"histograms of different bounds do not add: {self.bounds} and {other.bounds}")
         return Histogram(self.bounds, tuple(a + b for a, b in zip(self.counts, other.counts, strict=True)))
 
-    def above(self, bound: float) -> int:
-        """Requests slower than `bound`, which must be one of the bounds."""
-        return sum(self.counts[self.bounds.index(bound) + 1 :])
-
-    def upper_bound(self, quantile: float) -> float:
-        """The bound below which the share `quantile` of the requests lies; infinity above the last, NaN if empty."""
-        if not self.total:
-            return math.nan
-        for bound, so_far in zip(self.bounds, itertools.accumulate(self.counts), strict=False):
-            if so_far >= quantile * self.total:
-                return bound
-        return math.inf
-
-    def bound_at_least(self, value: float) -> float:
-        """The smallest bound not below `value` (seconds); infinity if there is none."""
-        return next((bound for bound in self.bounds if bound >= value * (1 - 1e-9)), math.inf)
+    def slower(self, line: Line) -> float:
+        """Requests above a line; not a whole number where it lies within a bucket."""
+        return sum(self.counts[line.bucket + 1 :]) + line.part * self.counts[line.bucket]
 
     def quantile(self, quantile: float) -> float:
         """The quantile in seconds, linear within its bucket, as Prometheus's histogram_quantile; NaN if empty."""

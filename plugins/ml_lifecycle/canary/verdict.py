@@ -14,10 +14,12 @@ from enum import StrEnum
 
 import numpy as np
 
+from ml_lifecycle.canary.bounds import untold, vague
 from ml_lifecycle.canary.comparison import Comparison, Flags, Harm, compare, without_noise
 from ml_lifecycle.canary.dispersion import Looks, quotient
-from ml_lifecycle.canary.evidence import Counts, Evidence, SlowLimits, slow_thresholds
+from ml_lifecycle.canary.evidence import Counts, Evidence
 from ml_lifecycle.canary.own_metrics import OwnLimits, compare_own, looks_of, told
+from ml_lifecycle.canary.slow import SlowLimits
 
 # α, the risk of a false roll-back by anything, is divided between what may roll back.
 _BUILT_IN_PARTS = {"errors": 0.8, "latency": 0.15, "guardrail": 0.05}
@@ -70,7 +72,7 @@ class Limits:
 
     @property
     def slow_requests(self) -> Harm:
-        """What harm by slow requests is; the thresholds differ by the ratio already: see Evidence.add."""
+        """What harm by slow requests is; where slow begins differs by the ratio already: see slow_lines."""
         return Harm(1.0, 1 - self.latency_quantile, self.alpha_of("latency"), self.beta)
 
     @property
@@ -198,22 +200,17 @@ def _errors(evidence: Evidence, limits: Limits) -> MetricVerdict:
 
 def _latency(evidence: Evidence, limits: Limits) -> MetricVerdict:
     canary, stable = evidence.totals.canary.latency, evidence.totals.stable.latency
-    quantile, ratio = limits.latency_quantile, limits.latency_ratio
-    thresholds = slow_thresholds(stable, limits.slow)
-    if thresholds is None:
-        last = f"{stable.bounds[-1]:g} s" if stable.bounds else "none"
-        reason = (
-            f"latency cannot be judged: the histogram's last bound ({last}) is too low for {ratio:g}× the stable side"
-        )
-        return MetricVerdict("latency", Outcome.HOLD, reason)
+    quantile = limits.latency_quantile
     seen = (
         f"p{quantile * 100:g} is {canary.quantile(quantile) * 1000:.0f} ms on the canary, "
         f"{stable.quantile(quantile) * 1000:.0f} ms on the stable side"
     )
-    told = thresholds[1] / thresholds[0]
-    if told > 1.1 * max(ratio, 1 + limits.latency_floor_seconds / thresholds[0]):
-        seen += f" (these buckets tell {told:.1f}×, not {ratio:g}×)"
-    return _compare("latency", evidence.slow, seen, limits.slow_requests)
+    if note := vague(stable, limits.slow):
+        seen += f" ({note})"
+    found = _compare("latency", evidence.slow, seen, limits.slow_requests)
+    if found.outcome is not Outcome.ROLL_BACK and (reason := untold(stable, limits.slow)):
+        return MetricVerdict("latency", Outcome.HOLD, f"latency cannot be judged: {reason}")
+    return found
 
 
 def _own(name: str, evidence: Evidence, limits: Limits) -> MetricVerdict:

@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ml_lifecycle.canary.bounds import untold, vague
 from ml_lifecycle.canary.evidence import Window
+from ml_lifecycle.canary.histogram import Histogram
 from ml_lifecycle.canary.plan import Plan, expected_seconds, looks_to_see
 from ml_lifecycle.canary.verdict import Limits, expected_requests
 from ml_lifecycle.kserve.request import RolloutRequest
@@ -30,6 +32,7 @@ def outlook(request: RolloutRequest, history: Sequence[Window]) -> str:
         f"{traffic} {_clearing(plan, limits, per_second, rate)}",
         _regressions(plan, limits, per_second, rate),
         _hidden(plan, limits, per_second, errors, requests),
+        _latency(limits, history),
     ]
     return "; ".join(filter(None, said))
 
@@ -114,6 +117,16 @@ def _hidden(plan: Plan, limits: Limits, per_second: float, errors: int, requests
 
 def _counted(looks: float) -> str:
     return "1 look" if looks == 1 else f"{looks:.0f} looks"
+
+
+def _latency(limits: Limits, history: Sequence[Window]) -> str:
+    """What the bounds of latency cannot tell; empty where they tell all, or no durations are known."""
+    stable = sum((window.stable.latency for window in history), Histogram())
+    if not stable.total:
+        return ""
+    if reason := untold(stable, limits.slow):
+        return f"latency cannot be judged, so that no version is promoted: {reason}"
+    return vague(stable, limits.slow)
 
 
 def _duration(seconds: float) -> str:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_lifecycle.canary.evidence import MOST_LOOKS, Counts, Evidence, Readings, Side, SlowLimits, Window
+from ml_lifecycle.canary.evidence import MOST_LOOKS, Counts, Evidence, Readings, Side, Window
 from ml_lifecycle.canary.exceptions import OddCountsError
 from ml_lifecycle.canary.histogram import Histogram
+from ml_lifecycle.canary.slow import SlowLimits
 
 BOUNDS = (0.01, 0.1)
 counts = st.integers(0, 1000)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_lifecycle.canary.histogram import Histogram
+from ml_lifecycle.canary.histogram import Histogram, Line
 
 KNATIVE = {0.005: 10, 0.01: 60, 0.025: 90, 0.05: 99, math.inf: 100}
 counts = st.lists(st.integers(0, 1000), min_size=4, max_size=4).map(
@@ -16,7 +16,13 @@ def test_cumulative_buckets_become_counts():
     histogram = Histogram.from_cumulative(KNATIVE)
     assert histogram == Histogram((0.005, 0.01, 0.025, 0.05), (10, 50, 30, 9, 1))
     assert histogram.total == 100
-    assert histogram.above(0.01) == 40
+
+
+def test_of_the_bucket_that_a_line_cuts_only_a_part_is_slower():
+    histogram = Histogram.from_cumulative(KNATIVE)
+    assert histogram.slower(Line(1, 0.0)) == 40
+    assert histogram.slower(Line(1, 0.5)) == 65
+    assert histogram.slower(Line(4, 1.0)) == 1
 
 
 def test_quantiles_are_those_of_prometheus():
@@ -24,14 +30,6 @@ def test_quantiles_are_those_of_prometheus():
     assert histogram.quantile(0.5) == pytest.approx(0.009)
     assert histogram.quantile(1.0) == 0.05  # Prometheus answers the last finite bound
     assert math.isnan(Histogram().quantile(0.5))
-
-
-def test_bounds_around_a_quantile():
-    histogram = Histogram.from_cumulative(KNATIVE)
-    assert histogram.upper_bound(0.95) == 0.05
-    assert histogram.upper_bound(0.999) == math.inf
-    assert histogram.bound_at_least(0.011) == 0.025
-    assert histogram.bound_at_least(0.06) == math.inf
 
 
 def test_histograms_of_different_bounds_do_not_add():

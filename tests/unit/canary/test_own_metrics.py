@@ -19,7 +19,8 @@ GOOD = {"sold": Counts(100, 20, 400, 80), "empty": Counts(100, 0, 400, 1), "scor
 
 
 def side(requests):
-    return Side(requests, 0, Histogram((0.01, 0.02, 0.1), (requests, 0, 0, 0)))
+    counts = (requests * 6 // 10, requests - requests * 6 // 10 - requests * 3 // 100, requests * 3 // 100, 0)
+    return Side(requests, 0, Histogram((0.01, 0.02, 0.1), counts))
 
 
 def seen(looks, own, silent=None):

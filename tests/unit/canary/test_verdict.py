@@ -2,13 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_lifecycle.canary.evidence import MOST_LOOKS, Evidence, Side, Window, slow_thresholds
+from ml_lifecycle.canary.evidence import MOST_LOOKS, Evidence, Side, Window
 from ml_lifecycle.canary.histogram import Histogram
 from ml_lifecycle.canary.sequential import floor_evidence
 from ml_lifecycle.canary.verdict import Limits, Outcome, expected_requests, judge
@@ -19,7 +20,8 @@ DEMO = Limits(floor=0.01)
 
 def side(requests, errors=0, bucket=2):
     counts = [0] * (len(BOUNDS) + 1)
-    counts[bucket] = requests
+    counts[bucket] = requests * 4 // 10
+    counts[bucket - 1] += requests - counts[bucket]
     return Side(requests, errors, Histogram(BOUNDS, tuple(counts)))
 
 
@@ -69,7 +71,8 @@ def test_more_canary_errors_never_weaken_the_case_against_its_floor(requests, er
 
 def test_clean_beside_clean_is_promoted_after_some_450_requests():
     window = Window(canary=side(25), stable=side(225))
-    at = first(rollout([window] * 60), Outcome.PROMOTE)
+    lenient = replace(DEMO, latency_floor_seconds=0.05)
+    at = first(rollout([window] * 60, lenient), Outcome.PROMOTE)
     assert at is not None
     assert 400 <= (at + 1) * 25 <= 500
 
@@ -96,17 +99,6 @@ def test_a_slow_canary_is_rolled_back_for_its_latency():
     at = first(verdicts, Outcome.ROLL_BACK)
     assert at is not None
     assert "latency: p95 is" in verdicts[at].reason
-
-
-def test_a_canary_between_the_margins_is_not_rolled_back_for_latency():
-    """One bucket slower than the stable side is within 1.5 times when the next bound is further away."""
-    assert first(rollout([Window(canary=side(50, 0, bucket=3), stable=side(50))] * 60), Outcome.ROLL_BACK) is None
-
-
-def test_buckets_further_apart_than_the_limit_do_not_hide_a_canary_twice_as_slow():
-    """p95 lies in a bucket whose next bound is 3.3 times as far; the pair 50 and 75 ms below it tells 1.5 times."""
-    stable = Histogram(BOUNDS, (0, 10, 400, 500, 50, 40, 0, 0, 0, 0))
-    assert slow_thresholds(stable, DEMO.slow) == (0.05, 0.075)
 
 
 def test_a_difference_below_the_latency_floor_is_no_harm():

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_lifecycle.canary.evidence import Side, Window
+from ml_lifecycle.canary.histogram import Histogram
 from ml_lifecycle.canary.plan import looks_to_see
 from ml_lifecycle.canary.snapshot import Gap, Growth, Growths
 from ml_lifecycle.canary.verdict import Limits
@@ -527,6 +528,13 @@ def test_the_outlook_of_a_hidden_harm_is_true():
     seen_at = {floor: looks_to_see(plan, Limits(floor=floor), **traffic, canary_rate=0.0003) for floor in (1e-3, 1e-4)}
     assert seen_at[1e-3] == math.inf
     assert seen_at[1e-4] < 30
+
+
+@pytest.mark.parametrize(("bounds", "said"), [((0.01, 0.1, 1.0), True), ((0.01, 0.02, 0.04, 0.08, 0.1, 1.0), False)])
+def test_bounds_that_cannot_tell_a_slow_canary_are_named_before_the_rollout(bounds, said):
+    counts = (20, *[80 // (len(bounds) - 2)] * (len(bounds) - 2), 0, 0)
+    history = [Window(stable=Side(sum(counts), 0, Histogram(bounds, counts)))] * 60
+    assert ("latency cannot be judged, so that no version is promoted: " in remember(state(), history).outlook) is said
 
 
 def test_the_stable_sides_past_is_evidence_of_its_level_alone():
